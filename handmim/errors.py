@@ -1,0 +1,20 @@
+"""What goes wrong on the user's side, as types.
+
+Every message is one sentence that names the value and says what to do, so that a program can print it as it stands.
+"""
+
+
+class HandMIMError(Exception):
+    """Base of the package's own errors."""
+
+
+class ImageError(HandMIMError, ValueError):
+    """A picture that cannot be read or is unfit: missing, empty, truncated, too large, too small, not a picture."""
+
+
+class InputError(HandMIMError, ValueError):
+    """A box, a handedness or a camera that makes no sense."""
+
+
+class ModelError(HandMIMError, ValueError):
+    """A checkpoint that is missing, damaged, or of another kind than the task needs."""
