@@ -1,0 +1,191 @@
+"""Losses of 3D hand mesh estimation: HandMIM section 2.5, equations 11 and 12, and the terms we add.
+
+Conventions. A prediction may have leading dimensions its label lacks (the iterations of the head): labels broadcast. A
+missing label is NaN, element by element; missing elements take no part in the mean and give a gradient of exactly zero
+(not NaN). Everything is computed in float32. With nothing present a loss is 0, still connected to the graph.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# 3D distances are taken in decimetres: a centimetre of error is then 0.1, the scale of the other terms.
+DECIMETRES_PER_METRE = 10.0
+
+
+def fill_missing(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Replaces missing labels by the prediction, so that errors and gradients there are zero.
+
+    Masking the error instead would not do: the derivative of |x| at NaN is NaN, and NaN times zero is NaN.
+
+    Args:
+        target: Label, NaN where missing; broadcasts to `prediction`.
+        prediction: Any shape.
+
+    Returns:
+        The filled label and a bool mask of what was present, both float32 / bool with `prediction`'s shape.
+    """
+    target = target.to(device=prediction.device, dtype=torch.float32).expand_as(prediction)
+    present = ~torch.isnan(target)
+    return torch.where(present, target, prediction.detach().float()), present
+
+
+def mean_where(error: Tensor, present: Tensor) -> Tensor:
+    """Mean of `error` over the elements that are `present`; 0 if there are none."""
+    return torch.where(present, error, 0.0).sum() / present.sum().clamp(min=1)
+
+
+def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error over present elements."""
+    target, present = fill_missing(target, prediction)
+    return mean_where((prediction.float() - target).abs(), present)
+
+
+def parameter_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """L_MANO of equation 11: squared L2 distance of hand-model parameters, mean over present elements.
+
+    Args:
+        prediction: (..., B, 3, 3) or (..., B, 15, 3, 3) rotation matrices, or (..., B, 10) betas. Rotations are
+            compared as matrices, where distance has no jumps (as SPIN and PyMAF).
+        target: Same without the leading dimensions; NaN where missing.
+    """
+    target, present = fill_missing(target, prediction)
+    return mean_where((prediction.float() - target).square(), present)
+
+
+def keypoint_3d_loss(joints: Tensor, target: Tensor) -> Tensor:
+    """First term of equation 12: |J_3D - J*_3D|_1 relative to the wrist, in decimetres, mean over coordinates.
+
+    Args:
+        joints: (..., B, 21, 3) camera frame, metres, wrist first.
+        target: (B, 21, 3); NaN where missing. Without the wrist no joint of the sample counts.
+    """
+    return DECIMETRES_PER_METRE * l1_loss(joints - joints[..., :1, :], target - target[..., :1, :])
+
+
+def vertex_loss(vertices: Tensor, wrist: Tensor, target: Tensor, target_wrist: Tensor) -> Tensor:
+    """L_vert of equation 11: L1 distance of vertices relative to the wrist, in decimetres, mean over coordinates.
+
+    Args:
+        vertices: (..., B, V, 3) camera frame, metres.
+        wrist: (..., B, 1, 3) the wrist joint that belongs to them.
+        target: (B, V, 3); NaN where missing.
+        target_wrist: (B, 1, 3); where NaN, the sample's vertices do not count.
+    """
+    return DECIMETRES_PER_METRE * l1_loss(vertices - wrist, target - target_wrist)
+
+
+def keypoint_2d_loss(keypoints: Tensor, target: Tensor, size: int) -> Tensor:
+    """Second term of equation 12: |K(J_3D + t) - J*_2D|_1 by the true intrinsics, in half-sides of the crop.
+
+    Args:
+        keypoints: (..., B, 21, 2) crop pixels.
+        target: (B, 21, 2) crop pixels; NaN where missing.
+        size: Side of the crop in pixels.
+    """
+    return l1_loss(keypoints, target) / (size / 2)
+
+
+def heatmap_loss(log_probability: Tensor, target: Tensor, sigma: float) -> Tensor:
+    """Kullback-Leibler divergence of heat maps from Gaussian targets, mean over the keypoints inside the crop. Ours.
+
+    Args:
+        log_probability: (B, H, W, K) log-softmax over H x W.
+        target: (B, K, 2) keypoints in [-1, 1] crop coordinates (x, y); NaN where missing, ignored outside.
+        sigma: Standard deviation of the target in cells.
+    """
+    batch, height, width, count = log_probability.shape
+    target, present = inside_crop(target)
+    extent = target.new_tensor([width, height])
+    centre = (target + 1) * extent / 2 - 0.5  # in cells
+    density = []
+    for axis, cells in ((1, height), (0, width)):
+        offset = torch.arange(cells, device=target.device) - centre[..., axis, None]
+        density.append(torch.softmax(-offset.square() / (2 * sigma**2), dim=-1))  # (B, K, cells), sums to 1
+    entropy = -sum(torch.special.xlogy(p, p).sum(-1) for p in density)  # of the product, (B, K)
+    joint = torch.einsum("bkh,bkw->bhwk", *density)
+    cross = -(joint * log_probability.float()).sum((1, 2))
+    return mean_where(cross - entropy, present)
+
+
+def heatmap_keypoint_loss(keypoints: Tensor, target: Tensor) -> Tensor:
+    """L1 distance of soft-argmax keypoints, in half-sides of the crop, over the keypoints inside the crop. Ours.
+
+    Args:
+        keypoints: (B, K, 2) in [-1, 1] crop coordinates.
+        target: (B, K, 2) in the same coordinates; NaN where missing, ignored outside.
+    """
+    _, present = inside_crop(target)
+    return l1_loss(keypoints, torch.where(present[..., None], target, torch.nan))
+
+
+def inside_crop(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits keypoints (B, K, 2) in [-1, 1] coordinates into values (0 if not usable) and (B, K) usable."""
+    present = (target.abs() <= 1).all(-1)  # False for NaN
+    return torch.where(present[..., None], target.float(), 0.0), present
+
+
+def score_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of "the crop shows a right hand". Ours.
+
+    Args:
+        logits: (B,).
+        target: (B,) 1 or 0; NaN where unknown.
+    """
+    present = ~torch.isnan(target)
+    target = torch.where(present, target.float(), 0.0)
+    return mean_where(F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none"), present)
+
+
+def shape_prior_loss(betas: Tensor) -> Tensor:
+    """Mean squared betas (..., B, 10), in standard deviations: keeps samples without 3D labels plausible."""
+    return betas.float().square().mean()
+
+
+def pose_prior_loss(hand_pose: Tensor) -> Tensor:
+    """Mean squared distance of (..., B, 15, 3, 3) rotation matrices from the flat hand, for the same samples."""
+    identity = torch.eye(3, device=hand_pose.device)
+    return (hand_pose.float() - identity).square().mean()
+
+
+def mesh_losses(
+    iterations: list[dict[str, Tensor]], labels: dict[str, Tensor], size: int, weights: dict[str, float]
+) -> dict[str, Tensor]:
+    """The terms of equations 11 and 12, each the mean over all iterations, before weighting.
+
+    Args:
+        iterations: The fields of `HandMIMMeshOutput` from `vertices` to `translation`, for each iteration.
+        labels: See `HandMIMForMeshEstimation.forward`; terms without their label are left out.
+        size: Side of the crop in pixels.
+        weights: Terms with weight 0 are left out.
+
+    Raises:
+        ValueError: If the label vertices belong to another hand model.
+    """
+
+    def stack(name: str) -> Tensor:
+        return torch.stack([iteration[name] for iteration in iterations])
+
+    values = {}
+    for name in ("global_orient", "hand_pose", "betas"):
+        if name in labels and weights[name]:
+            values[name] = parameter_loss(stack(name), labels[name])
+    joints = stack("joints")
+    if "joints" in labels and weights["joints"]:
+        values["joints"] = keypoint_3d_loss(joints, labels["joints"])
+    if "vertices" in labels and "joints" in labels and weights["vertices"]:
+        target = labels["vertices"]
+        vertices = stack("vertices")
+        if target.shape[-2] != vertices.shape[-2]:
+            raise ValueError(
+                f"the label's vertices must be those of the model's hand model ({vertices.shape[-2]} vertices), "
+                f"got {target.shape[-2]}; set config.hand_model to the one the labels were made with"
+            )
+        values["vertices"] = vertex_loss(vertices, joints[..., :1, :], target, labels["joints"][..., :1, :])
+    if "keypoints_2d" in labels and weights["keypoints_2d"]:
+        values["keypoints_2d"] = keypoint_2d_loss(stack("keypoints_2d"), labels["keypoints_2d"], size)
+    if weights["shape_prior"]:
+        values["shape_prior"] = shape_prior_loss(stack("betas"))
+    if weights["pose_prior"]:
+        values["pose_prior"] = pose_prior_loss(stack("hand_pose"))
+    return values
