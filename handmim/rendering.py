@@ -20,7 +20,7 @@ NEAR = 1e-3
 # Screen area (px^2, twice the triangle's) below which a triangle cannot hold a pixel centre in float32.
 _MIN_AREA = 1e-9
 # Pixels of z-buffer that one CPU chunk may hold: 8 bytes each, so that the buffer stays in the cache.
-_CPU_CHUNK_PIXELS = 1 << 18
+_CPU_CHUNK_PIXELS = 1 << 19
 _CUDA_CHUNK_PIXELS = 1 << 26
 
 
@@ -121,20 +121,19 @@ def rasterize(
         ValueError: a shape or size that does not fit.
     """
     _check(points, faces, height, width)
+    chunks, buffer = _chunks(points, height, width)
     parts = []
-    for first, chunk in _chunks(points, height, width):
-        scan = _Scan(chunk, faces, height, width, cull, near)
+    for first, chunk in chunks:
+        scan = _Scan(chunk, faces, height, width, cull, near, buffer)
         pixel, record = scan.covered()
         barycentric, depth = scan.shade(pixel, record)
-        parts.append((pixel + first * height * width, scan.record_face(record), barycentric, depth))
-    pixel, face, barycentric, depth = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts))
+        parts.append((pixel + first * height * width, scan.face.index_select(0, record), barycentric, depth))
+    pixel, face, barycentric, depth = (torch.cat(part) for part in zip(*parts, strict=True))
     return Fragments(pixel, face, barycentric, depth, (points.shape[0], height, width))
 
 
 @torch.no_grad()
-def depth_map(
-    points: Tensor, faces: Tensor, height: int, width: int, cull: bool = True, near: float = NEAR
-) -> Tensor:
+def depth_map(points: Tensor, faces: Tensor, height: int, width: int, cull: bool = True, near: float = NEAR) -> Tensor:
     """Depth of the nearest face at every pixel: a rasterisation without barycentrics, for shadow maps.
 
     Args: as `rasterize`.
@@ -143,8 +142,8 @@ def depth_map(
         (B, height, width) float32, metres, inf where nothing is seen.
     """
     _check(points, faces, height, width)
-    parts = [_Scan(chunk, faces, height, width, cull, near).depth() for _, chunk in _chunks(points, height, width)]
-    return torch.cat(parts)
+    chunks, buffer = _chunks(points, height, width)
+    return torch.cat([_Scan(chunk, faces, height, width, cull, near, buffer).depth() for _, chunk in chunks])
 
 
 def interpolate_pixels(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
@@ -238,12 +237,17 @@ def _check(points: Tensor, faces: Tensor, height: int, width: int) -> None:
         raise ValueError(f"the picture must have at least one pixel, got height {height}, width {width}")
 
 
-def _chunks(points: Tensor, height: int, width: int) -> list[tuple[int, Tensor]]:
-    """Split the batch so that a chunk's z-buffer stays in the cache (CPU) or in modest memory (CUDA)."""
+def _chunks(points: Tensor, height: int, width: int) -> tuple[list[tuple[int, Tensor]], Tensor]:
+    """Split the batch so that a chunk's z-buffer stays in the cache (CPU) or in modest memory (CUDA).
+
+    Returns:
+        (first image, points) of each chunk, and the z-buffer they share.
+    """
     budget = _CPU_CHUNK_PIXELS if points.device.type == "cpu" else _CUDA_CHUNK_PIXELS
     step = max(1, budget // (height * width))
-    starts = range(0, max(points.shape[0], 1), step)
-    return [(first, points[first : first + step]) for first in starts]
+    chunks = [(first, points[first : first + step]) for first in range(0, max(points.shape[0], 1), step)]
+    size = min(step, points.shape[0]) * height * width
+    return chunks, torch.empty(size, dtype=torch.int64, device=points.device)
 
 
 def _nonzero(mask: Tensor) -> Tensor:
@@ -271,36 +275,35 @@ def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
 class _Scan:
     """Scan conversion of one chunk of pictures.
 
-    A record is one kept triangle of one image. All its quantities are separate contiguous vectors, because gathers and
-    arithmetic on those are several times faster than on rows of a table.
+    A record is one kept triangle of one image. Quantities are separate contiguous vectors, because gathers and
+    arithmetic on those are several times faster than on the rows of a table.
     """
 
-    # Corner order by rising y, from the code (y0 > y1) + 2 (y1 > y2) + 4 (y0 > y2); impossible codes are unused.
+    # Corner order by rising y, from the code (y0 > y1) + 2 (y1 > y2) + 4 (y0 > y2); 3 and 4 cannot occur.
     _ORDER = ((0, 1, 2), (1, 0, 2), (0, 2, 1), (0, 1, 2), (0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
-    def __init__(self, points: Tensor, faces: Tensor, height: int, width: int, cull: bool, near: float) -> None:
+    def __init__(
+        self, points: Tensor, faces: Tensor, height: int, width: int, cull: bool, near: float, buffer: Tensor
+    ) -> None:
         self.batch, self.height, self.width, self.num_faces = points.shape[0], height, width, faces.shape[0]
         self.device = points.device
-        x, y, z = self._corners(points.float(), faces)
-        keep = self._visible(x, y, z, cull, near)
-        self.source = _nonzero(keep)  # image * F + face of each record
-        self.x = [c.index_select(0, self.source) for c in x]
-        self.y = [c.index_select(0, self.source) for c in y]
-        self.inverse = [c.index_select(0, self.source).reciprocal() for c in z]
-        self.buffer = self._zbuffer()
+        planes = points.float().permute(2, 0, 1).reshape(3 * self.batch, -1)
+        index = faces.long().t().reshape(1, -1).expand(3 * self.batch, -1)
+        corners = planes.gather(1, index).view(3, self.batch, 3, self.num_faces)
+        source = _nonzero(self._visible(corners, cull, near).flatten())
+        self.image = source.div(max(self.num_faces, 1), rounding_mode="floor")
+        self.face = source - self.image * self.num_faces
+        self.corner = source + self.image * (2 * self.num_faces)  # corner 0 of each record in the vectors below
+        self.x, self.y, self.inverse = corners[0].flatten(), corners[1].flatten(), corners[2].flatten().reciprocal()
+        self.buffer = buffer[: self.batch * height * width].zero_()
+        self._fill()
 
-    def _corners(self, points: Tensor, faces: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """x, y and z of the three corners of every (image, face): three lists of three (B * F,) vectors."""
-        planes = points.permute(2, 0, 1).reshape(3 * self.batch, -1)
-        index = faces.t().reshape(1, -1).expand(3 * self.batch, -1)
-        corner = planes.gather(1, index.long()).view(3, self.batch, 3, -1).transpose(1, 2).reshape(3, 3, -1)
-        return list(corner[0]), list(corner[1]), list(corner[2])
-
-    def _visible(self, x: list[Tensor], y: list[Tensor], z: list[Tensor], cull: bool, near: float) -> Tensor:
-        """Faces that can cover a pixel centre; a NaN fails every comparison, an infinity fails the area's."""
+    def _visible(self, corners: Tensor, cull: bool, near: float) -> Tensor:
+        """(B, F) faces that can cover a pixel centre; NaN fails every comparison, an infinity fails the area's."""
+        x, y, z = (c.unbind(1) for c in corners)
         area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
         # Outward winding seen from the front is counter-clockwise for an upright y, so negative with y down.
-        size = area.neg() if cull else area.abs()
+        size = area.neg_() if cull else area.abs_()
         keep = (size > _MIN_AREA) & (size < float("inf"))
         keep &= torch.minimum(torch.minimum(z[0], z[1]), z[2]) > near
         for value, last in ((x, self.width - 1), (y, self.height - 1)):
@@ -309,48 +312,43 @@ class _Scan:
             keep &= low <= high
         return keep
 
-    def _zbuffer(self) -> Tensor:
-        """(B * H * W,) int64 keys: the bits of the largest inverse depth, then its record; 0 where nothing is."""
-        buffer = torch.zeros(self.batch * self.height * self.width, dtype=torch.int64, device=self.device)
+    def _fill(self) -> None:
+        """Fill the z-buffer with keys: bits of the largest inverse depth, then its record; 0 where nothing is."""
         record, pixel, count, inverse, slope = self._spans()
-        row, start = _expand(count)
-        step = torch.arange(len(row), device=self.device)
-        column = step - start.index_select(0, row)
-        nearness = torch.addcmul(inverse.index_select(0, row), column.float(), slope.index_select(0, row))
+        run, start = _expand(count)
+        step = torch.arange(len(run), device=self.device)
+        column = (step - start.index_select(0, run)).float()
+        nearness = torch.addcmul(inverse.index_select(0, run), column, slope.index_select(0, run))
         # Positive floats order like their bits, so one integer maximum compares depth first, then record.
-        key = (nearness.view(torch.int32).long() << 32) + record.index_select(0, row)
-        pixel = (pixel - start).index_select(0, row) + step
-        return buffer.scatter_reduce_(0, pixel, key, "amax")
+        key = (nearness.view(torch.int32).long() << 32).add_(record.index_select(0, run))
+        pixel = (pixel - start).index_select(0, run).add_(step)
+        self.buffer.scatter_reduce_(0, pixel, key, "amax")
 
-    def _halves(self) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
-        """Cut every triangle at its middle corner into two pieces, each between two edges.
+    def _edges(self) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Cut every triangle at its middle corner into two pieces, each between the long edge and a short one.
 
         Returns:
-            For 2 * M pieces (all upper ones, then all lower ones): first row, number of rows (whole numbers in float32),
-            and for each of two edges: x, y, inverse depth of its upper end, slopes of x and inverse depth with y.
+            The long edges (M,) and the short edges (2 * M,: all upper ones, then all lower ones) as x, y and inverse
+            depth of the upper end and the slopes of x and inverse depth with y; then the first row and the number of
+            rows of the 2 * M pieces, whole numbers in float32.
         """
-        x, y, inverse = (torch.cat(c) for c in (self.x, self.y, self.inverse))  # corner-major, (3 * M,)
-        count = len(self.source)
-        y0, y1, y2 = self.y
+        count = len(self.corner)
+        y0, y1, y2 = (self.y.index_select(0, self.corner + k * self.num_faces) for k in range(3))
         code = (y0 > y1).long() + ((y1 > y2).long() << 1) + ((y0 > y2).long() << 2)
-        order = (torch.tensor(self._ORDER, device=self.device) * count).unbind(1)
-        record = torch.arange(count, device=self.device)
-        top, middle, bottom = (column.index_select(0, code) + record for column in order)
-        # Both faces at an edge follow it from its upper to its lower end: equal float operations, so no pixel is lost.
-        upper = torch.cat([top, top, middle])  # long edge, upper short edge, lower short edge
-        lower = torch.cat([bottom, middle, bottom])
-        upper_x, upper_y, upper_inverse = (c.index_select(0, upper) for c in (x, y, inverse))
-        lower_x, lower_y, lower_inverse = (c.index_select(0, lower) for c in (x, y, inverse))
-        drop = (lower_y - upper_y).clamp_(min=1e-30)
-        slope_x = ((lower_x - upper_x) / drop).nan_to_num_()
-        slope_inverse = ((lower_inverse - upper_inverse) / drop).nan_to_num_()
-        begin = upper_y[:count].ceil().clamp_(0, self.height)
-        cut = upper_y[2 * count :].ceil().clamp_(0, self.height)
-        end = lower_y[:count].floor().clamp_(-1, self.height - 1) + 1
-        edges = (upper_x, upper_y, upper_inverse, slope_x, slope_inverse)
-        long = [value[:count].repeat(2) for value in edges]
-        short = [value[count:] for value in edges]
-        return torch.cat([begin, cut]), torch.cat([cut - begin, end - cut]).clamp_(min=0), [long, short]
+        order = (torch.tensor(self._ORDER, device=self.device) * self.num_faces).unbind(1)
+        sorted_corner = torch.cat([column.index_select(0, code) + self.corner for column in order])
+        values = [v.index_select(0, sorted_corner) for v in (self.x, self.y, self.inverse)]  # top, middle, bottom
+        long = self._edge([v[:count] for v in values], [v[2 * count :] for v in values])
+        short = self._edge([v[: 2 * count] for v in values], [v[count:] for v in values])
+        begin, cut = values[1][: 2 * count].ceil().clamp_(0, self.height).chunk(2)
+        end = values[1][2 * count :].floor().clamp_(-1, self.height - 1) + 1
+        return long, short, torch.cat([begin, cut]), torch.cat([cut - begin, end - cut]).clamp_(min=0)
+
+    @staticmethod
+    def _edge(upper: list[Tensor], lower: list[Tensor]) -> list[Tensor]:
+        """Both faces at an edge follow it from its upper end with equal float operations: no pixel is lost between."""
+        drop = (lower[1] - upper[1]).clamp_(min=1e-30)
+        return upper + [((lower[k] - upper[k]) / drop).nan_to_num_() for k in (0, 2)]
 
     def _spans(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Cut the pieces into runs of pixels along rows.
@@ -359,25 +357,23 @@ class _Scan:
             For every run: record, first pixel's flat index, number of pixels, inverse depth at the first pixel and its
             slope with x.
         """
-        first, rows, edges = self._halves()
+        long, short, first, rows = self._edges()
         piece, start = _expand(rows.long())
+        record = piece - (piece >= len(self.corner)).long() * len(self.corner)
         row = (torch.arange(len(piece), device=self.device) - start.index_select(0, piece)).float()
         row += first.index_select(0, piece)
         x, inverse = [], []
-        for upper_x, upper_y, upper_inverse, slope_x, slope_inverse in edges:
-            down = row - upper_y.index_select(0, piece)
-            x.append(torch.addcmul(upper_x.index_select(0, piece), down, slope_x.index_select(0, piece)))
-            inverse.append(
-                torch.addcmul(upper_inverse.index_select(0, piece), down, slope_inverse.index_select(0, piece))
-            )
+        for edge, owner in ((long, record), (short, piece)):
+            upper_x, upper_y, upper_inverse, slope_x, slope_inverse = (v.index_select(0, owner) for v in edge)
+            down = row - upper_y
+            x.append(upper_x.addcmul_(down, slope_x))
+            inverse.append(upper_inverse.addcmul_(down, slope_inverse))
         left = torch.minimum(x[0], x[1]).ceil_().clamp_(0, self.width)
         right = torch.maximum(x[0], x[1]).floor_().clamp_(-1, self.width - 1)
         run = x[1] - x[0]
         slope = (inverse[1] - inverse[0]) / (run + (run == 0))
         at_left = torch.addcmul(inverse[0], left - x[0], slope)
-        record = piece % max(len(self.source), 1)
-        image = self.source.div(self.num_faces, rounding_mode="floor").index_select(0, record)
-        pixel = (image * self.height + row.long()) * self.width + left.long()
+        pixel = (self.image * self.height).index_select(0, record).add_(row.long()).mul_(self.width).add_(left.long())
         return record, pixel, (right - left + 1).clamp_(min=0).long(), at_left, slope
 
     def depth(self) -> Tensor:
@@ -390,28 +386,27 @@ class _Scan:
         pixel = _nonzero(self.buffer > 0)
         return pixel, self.buffer.index_select(0, pixel) & 0xFFFFFFFF
 
-    def record_face(self, record: Tensor) -> Tensor:
-        """Row of `faces` of each record."""
-        return (self.source % self.num_faces).index_select(0, record)
-
     def shade(self, pixel: Tensor, record: Tensor) -> tuple[Tensor, Tensor]:
         """Perspective-correct barycentric coordinates (P, 3) and depth (P,) of records at pixels."""
-        x, y = self.x, self.y
+        corner = [self.corner + k * self.num_faces for k in range(3)]
+        x = [self.x.index_select(0, c) for c in corner]
+        y = [self.y.index_select(0, c) for c in corner]
         area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
-        inside = pixel % (self.height * self.width)
-        row = inside.div(self.width, rounding_mode="floor")
-        across = (inside - row * self.width).float() - x[0].index_select(0, record)
-        down = row.float() - y[0].index_select(0, record)
+        row = pixel.div(self.width, rounding_mode="floor")
+        across = (pixel - row * self.width).float() - x[0].index_select(0, record)
+        down = (row - (self.image * self.height).index_select(0, record)).float() - y[0].index_select(0, record)
 
-        def plane(along_x: Tensor, along_y: Tensor) -> Tensor:
-            return torch.addcmul(
-                across * (along_x / area).index_select(0, record), down, (along_y / area).index_select(0, record)
-            )
+        def weight(along_x: Tensor, along_y: Tensor) -> Tensor:
+            slope_x, slope_y = ((c / area).index_select(0, record) for c in (along_x, along_y))
+            return slope_x.mul_(across).addcmul_(down, slope_y).clamp_(min=0)
 
-        second = plane(y[2] - y[0], x[0] - x[2]).clamp_(min=0)
-        third = plane(y[0] - y[1], x[1] - x[0]).clamp_(min=0)
+        second = weight(y[2] - y[0], x[0] - x[2])
+        third = weight(y[0] - y[1], x[1] - x[0])
         first = (1 - second - third).clamp_(min=0)
-        weights = [w * c.index_select(0, record) for w, c in zip((first, second, third), self.inverse)]
+        weights = [
+            linear * self.inverse.index_select(0, c).index_select(0, record)
+            for linear, c in zip((first, second, third), corner, strict=True)
+        ]
         total = weights[0] + weights[1] + weights[2]
         depth = (first + second + third) / total
         return torch.stack([w / total for w in weights], dim=-1), depth
