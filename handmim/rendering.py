@@ -219,13 +219,20 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     Returns:
         (..., V, 3), unit length; 0 for a vertex of no face.
     """
-    flat = vertices.reshape(-1, *vertices.shape[-2:]).permute(1, 2, 0)  # (V, 3, N): gathers copy whole rows
-    origin, first, second = (flat.index_select(0, faces[:, k]) for k in range(3))
-    face_normal = torch.linalg.cross(first - origin, second - origin, dim=1)
-    normal = torch.zeros_like(flat)
-    for k in range(3):
-        normal = normal.index_add(0, faces[:, k], face_normal)
-    return F.normalize(normal, dim=1, eps=1e-12).permute(2, 0, 1).reshape(vertices.shape)
+    # One (V, N) plane a coordinate, N the whole batch: gathers and sums then run over contiguous rows.
+    planes = vertices.reshape(-1, *vertices.shape[-2:]).permute(2, 1, 0).contiguous()
+    corner = [plane.index_select(0, faces.t().reshape(-1)).view(3, len(faces), -1) for plane in planes]
+    first = [c[1] - c[0] for c in corner]
+    second = [c[2] - c[0] for c in corner]
+    normal = []
+    for i, j in ((1, 2), (2, 0), (0, 1)):
+        cross = torch.addcmul(first[i] * second[j], first[j], second[i], value=-1)
+        total = torch.zeros_like(planes[0])
+        for k in range(3):
+            total = total.index_add_(0, faces[:, k], cross)
+        normal.append(total)
+    length = sum(n * n for n in normal).clamp(min=1e-30).sqrt()
+    return torch.stack([n / length for n in normal]).permute(2, 1, 0).reshape(vertices.shape)
 
 
 def _check(points: Tensor, faces: Tensor, height: int, width: int) -> None:
