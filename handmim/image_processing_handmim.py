@@ -1,7 +1,8 @@
 """Image processor of HandMIM: boxes around hands -> square crops -> tensors, and results back to the image's frame."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +106,7 @@ class HandMIMImageProcessor(PilBackend):
         fill = np.array(kwargs["image_mean"] if kwargs["do_normalize"] else [0.5] * 3, np.float32) * 255
         hands, crops = [], []
         for index, request in enumerate(hand_requests(images, boxes, handedness, intrinsics)):
+            request = request.load()
             camera = torch.from_numpy(resolve_intrinsics(request.image, request.intrinsics)[0])
             for box, hand in zip(*resolve_boxes(request, box_scale), strict=True):
                 affine = crop_affine(torch.from_numpy(box), side, hand == "left", box_scale)
@@ -187,17 +189,22 @@ class HandMIMImageProcessor(PilBackend):
         return results
 
 
-class HandRequest(NamedTuple):
-    """One image and what the caller said about its hands, not yet checked."""
+@dataclass(frozen=True, eq=False)
+class HandRequest:
+    """One image and what the caller said about its hands, not yet read nor checked."""
 
-    image: LoadedImage
-    boxes: Any
-    handedness: Any
-    intrinsics: Any
+    image: Any
+    boxes: Any = None
+    handedness: Any = None
+    intrinsics: Any = None
+
+    def load(self) -> "HandRequest":
+        """The same request with its image read (`ImageError` if it cannot be)."""
+        return replace(self, image=load_image(self.image))
 
 
-def hand_requests(images: Any, boxes: Any, handedness: Any, intrinsics: Any) -> list[HandRequest]:
-    """Load the images and deal the other arguments out, one for each image.
+def hand_requests(images: Any, boxes: Any = None, handedness: Any = None, intrinsics: Any = None) -> list[HandRequest]:
+    """Deal the arguments out, one request for each image.
 
     Args: as `HandMIMImageProcessor.preprocess`.
 
@@ -205,7 +212,7 @@ def hand_requests(images: Any, boxes: Any, handedness: Any, intrinsics: Any) -> 
         InputError: an argument for several images has another length than `images`.
     """
     if is_single_image(images):
-        return [HandRequest(load_image(images), boxes, handedness, intrinsics)]
+        return [HandRequest(images, boxes, handedness, intrinsics)]
     columns = []
     for name, values in (("boxes", boxes), ("handedness", handedness), ("intrinsics", intrinsics)):
         if values is None or isinstance(values, str):
@@ -214,7 +221,8 @@ def hand_requests(images: Any, boxes: Any, handedness: Any, intrinsics: Any) -> 
             count = len(values) if hasattr(values, "__len__") else values
             raise InputError(f"{name} must be a list with one entry for each of the {len(images)} images, got {count}")
         columns.append(values)
-    return [HandRequest(load_image(image), *rest) for image, *rest in zip(images, *columns, strict=True)]
+    rows = zip(images, *columns, strict=True)
+    return [image if isinstance(image, HandRequest) else HandRequest(image, *rest) for image, *rest in rows]
 
 
 def resolve_intrinsics(image: LoadedImage, intrinsics: Any = None) -> tuple[np.ndarray, str]:
@@ -244,7 +252,7 @@ def resolve_intrinsics(image: LoadedImage, intrinsics: Any = None) -> tuple[np.n
 
 
 def resolve_boxes(request: HandRequest, box_scale: float) -> tuple[np.ndarray, list[str]]:
-    """Check the boxes and sides of one image.
+    """Check the boxes and sides of one request whose image is read.
 
     Returns:
         (N, 4) float64 xyxy image pixels, and a side for each. Without boxes: one whose crop is the whole picture.
@@ -336,7 +344,7 @@ def square_crop(pixels: np.ndarray, affine: np.ndarray, size: int, fill: Sequenc
     x, y = (_Axis(affine[axis, axis], affine[axis, 2], size, block, pixels.shape[1 - axis]) for axis in (0, 1))
     region = pixels[y.start : y.stop, x.start : x.stop]
     if block > 1 and region.size:
-        chw = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1)[None]
+        chw = torch.from_numpy(np.require(region, requirements=["C", "W"])).permute(2, 0, 1)[None]
         chw = F.interpolate(chw, (y.count, x.count), mode="bilinear", antialias=True)
         region = chw[0].permute(1, 2, 0).numpy()
     rows, columns = y.weights(), x.weights()

@@ -1,0 +1,203 @@
+"""The `handmim` command. Everything heavy is imported inside the commands, so that `handmim --help` answers at once.
+
+Exit codes: 0 all is well, 1 something failed (one sentence on stderr says what), 2 the command line was wrong.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+FORMATS = ("glb", "obj", "ply")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    args = build_parser().parse_args(argv)
+    from .errors import HandMIMError
+
+    try:
+        return args.run(args)
+    except BrokenPipeError:  # the reader of our output has gone, as in `handmim ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (HandMIMError, OSError, ValueError, ImportError) as error:
+        if args.debug:
+            raise
+        complain(one_sentence(error))
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="handmim", description="3D hand meshes from single pictures.")
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_predict(commands)
+    _add_demo(commands)
+    _add_mano(commands)
+    _add_synthesize(commands)
+    info = commands.add_parser("info", help="versions, hand models, detectors, device")
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="hand meshes of images",
+        description="Writes NAME.json, NAME.overlay.png and NAME.0.glb, NAME.1.glb, ... for each image.",
+    )
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of images, or URLs")
+    predict.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where to write (default: here)")
+    predict.add_argument(
+        "--box",
+        dest="boxes",
+        type=parse_box,
+        nargs="+",
+        action="extend",
+        metavar="x0,y0,x1,y1",
+        help="where the hands are, pixels (one image only; default: found)",
+    )
+    predict.add_argument("--hand", choices=("left", "right", "auto"), default="auto", help="which hand (default: auto)")
+    predict.add_argument("--format", choices=FORMATS, default="glb", help="of the meshes (default: glb)")
+    predict.add_argument("--detector", default="auto", help="what finds the hands (default: auto; see handmim info)")
+    predict.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default: 16)")
+    predict.add_argument("--json", action="store_true", help="also print one line of JSON for each image")
+    _add_model_options(predict)
+    predict.set_defaults(run=run_predict)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser("demo", help="predict a synthetic hand and compare with the truth")
+    demo.add_argument("--seed", type=int, default=0, help="which hand (default: 0)")
+    demo.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where to write (default: here)")
+    _add_model_options(demo)
+    demo.set_defaults(run=run_demo)
+
+
+def _add_mano(commands: Any) -> None:
+    mano = commands.add_parser("mano", help="the licensed MANO hand model").add_subparsers(metavar="ACTION")
+    mano.required = True
+    install = mano.add_parser("install", help="check a MANO file and keep it for this user")
+    install.add_argument("file", type=Path, metavar="FILE", help="MANO_RIGHT.pkl, MANO_LEFT.pkl or .npz")
+    install.set_defaults(run=run_mano_install)
+
+
+def _add_synthesize(commands: Any) -> None:
+    synthesize = commands.add_parser("synthesize", help="make labelled synthetic images")
+    synthesize.add_argument("count", type=positive, metavar="N", help="how many")
+    synthesize.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    synthesize.add_argument("--size", type=positive, default=128, metavar="PX", help="side (default: 128)")
+    synthesize.add_argument("--seed", type=int, default=0, help="of the series (default: 0)")
+    synthesize.add_argument("--start", type=int, default=0, metavar="I", help="index of the first image (default: 0)")
+    synthesize.set_defaults(run=run_synthesize)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="M", help="Hub id or folder (default: the checkpoint in the package)")
+    parser.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(f"handmim {package_version('handmim')}")
+        parser.exit()
+
+
+def parse_box(text: str) -> list[float]:
+    """'x0,y0,x1,y1' as four numbers."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 4:
+        raise argparse.ArgumentTypeError(f"expected x0,y0,x1,y1, got {text!r} (images come before --box)")
+    return values
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"handmim: error: {message}", file=sys.stderr)
+
+
+def one_sentence(error: BaseException) -> str:
+    """An error's message on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'output'}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed distribution, None if it is not there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """`handmim predict`."""
+    from .commands import predict
+
+    return predict(args)
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """`handmim demo`."""
+    from .commands import demo
+
+    return demo(args)
+
+
+def run_mano_install(args: argparse.Namespace) -> int:
+    """`handmim mano install`."""
+    from .mano_files import install_mano
+
+    print(f"installed {install_mano(args.file)}")
+    return 0
+
+
+def run_synthesize(args: argparse.Namespace) -> int:
+    """`handmim synthesize`."""
+    from .commands import synthesize
+
+    return synthesize(args)
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """`handmim info`."""
+    from .commands import info
+
+    return info()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""What the `handmim` command does once its arguments are understood; imported only when a command runs.
+
+Torch is imported later still, when a picture is there to be predicted: a wrong path is told at once.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cli import complain, one_sentence, package_version
+from .errors import HandMIMError, ImageError, InputError
+from .images import LoadedImage, list_images, load_image
+
+if TYPE_CHECKING:
+    from .hand import Hand, HandMIM
+
+DEMO_SIZE = 256
+SERIES_CHUNK = 64
+SERIES_LABELS = ("global_orient", "hand_pose", "betas", "joints", "keypoints_2d", "visibility", "hand")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# predict
+
+
+@dataclass
+class Item:
+    """One picture of a run.
+
+    Attributes:
+        source: path or URL.
+        stem: of the files written for it.
+        image: its pixels, while its batch is at work.
+    """
+
+    source: str
+    stem: str
+    image: LoadedImage | None = None
+
+
+def predict(args: argparse.Namespace) -> int:
+    """`handmim predict`: every picture that can be read gets its files; the others are told and counted."""
+    sources, failed = find_sources(args.images)
+    if args.boxes and len(sources) + failed > 1:
+        complain(f"--box is for one image, got {len(sources) + failed}")
+        return 2
+    items = [Item(*pair) for pair in zip(sources, output_stems(sources), strict=True)]
+    first, rest = items[: args.batch_size], items[args.batch_size :]
+    failed += _read(first)  # before the model is loaded: seconds that a run of unreadable pictures need not wait
+    if not any(item.image for item in first) and not rest:
+        return _summary(len(sources), failed, 0)
+    model = load_model(args)
+    done = hands = 0
+    from tqdm import tqdm
+
+    with tqdm(total=len(items), unit="image", file=sys.stderr, disable=None) as bar:
+        for batch in _batches(first, rest, args.batch_size):
+            failed += _read(batch) if batch is not first else 0
+            for item, result in predict_batch(model, [item for item in batch if item.image], args):
+                if isinstance(result, Exception):
+                    complain(f"{item.source}: {one_sentence(result)}")
+                    failed += 1
+                    continue
+                report = write_results(result, item.image, args.out, item.stem, args.format, model_name(args))
+                if args.json:
+                    print(json.dumps(report), flush=True)
+                done, hands = done + 1, hands + len(result)
+            for item in batch:
+                item.image = None
+            bar.update(len(batch))
+    return _summary(done + failed, failed, hands)
+
+
+def find_sources(arguments: Iterable[str]) -> tuple[list[str], int]:
+    """Files, the pictures of folders, and URLs as they stand; and how many arguments lead to nothing."""
+    sources: list[str] = []
+    failed = 0
+    for argument in arguments:
+        try:
+            path = Path(argument)
+            sources += [str(image) for image in list_images(path)] if path.is_dir() else [argument]
+        except (ImageError, OSError) as error:
+            complain(one_sentence(error))
+            failed += 1
+    return sources, failed
+
+
+def output_stems(sources: list[str]) -> list[str]:
+    """A name for the files of each picture: its stem, or more of its name where stems meet.
+
+    Compared without case, as file systems of macOS and Windows do: `a.jpg`, `A.png` -> `a.jpg`, `A.png`; the same name
+    in two folders -> `a`, `a-2` (with its ending where another picture shares the stem).
+    """
+    names = [Path(source.split("?")[0]).name or "image" for source in sources]
+    stems = [Path(name).stem for name in names]
+    shared = Counter(stem.lower() for stem in stems)
+    wanted = [name if shared[stem.lower()] > 1 else stem for name, stem in zip(names, stems, strict=True)]
+    taken: set[str] = set()
+    result = []
+    for name in wanted:
+        candidate, number = name, 1
+        while candidate.lower() in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        taken.add(candidate.lower())
+        result.append(candidate)
+    return result
+
+
+def predict_batch(
+    model: "HandMIM", items: list[Item], args: argparse.Namespace
+) -> Iterator[tuple[Item, "list[Hand] | Exception"]]:
+    """The hands of each picture, or what went wrong with it."""
+    if not items:
+        return
+    side = None if args.hand == "auto" else args.hand
+    boxes = None if not args.boxes else [args.boxes] * len(items)
+    try:
+        results = model([item.image for item in items], boxes=boxes, handedness=side, batch_size=len(items))
+    except HandMIMError as error:
+        if len(items) == 1:
+            yield items[0], error
+            return
+        for item in items:  # one of them is to blame: the others still get their results
+            yield from predict_batch(model, [item], args)
+        return
+    yield from zip(items, results, strict=True)
+
+
+def write_results(
+    hands: "list[Hand]", image: LoadedImage, out: Path, stem: str, kind: str, model: str | None = None
+) -> dict[str, Any]:
+    """Write the meshes, the overlay and the JSON file of one picture, each complete or not at all.
+
+    Returns:
+        What the JSON file holds.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    from .hand import atomic_file, overlay, png_bytes
+
+    out.mkdir(parents=True, exist_ok=True)
+    meshes = [hand.export(out / f"{stem}.{number}.{kind}").name for number, hand in enumerate(hands)]
+    with atomic_file(out / f"{stem}.overlay.png") as file:
+        file.write(png_bytes(overlay(hands, image)))
+    width, height = image.size
+    report = {
+        "image": image.name,
+        "width": width,
+        "height": height,
+        "model": model,
+        "meshes": meshes,
+        "hands": [hand.to_dict() for hand in hands],
+    }
+    with atomic_file(out / f"{stem}.json") as file:
+        file.write(json.dumps(report).encode())
+    return report
+
+
+def load_model(args: argparse.Namespace) -> "HandMIM":
+    """The model that the options name, without the loaders' progress bars and warnings."""
+    from transformers.utils import logging
+
+    if not args.debug:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    from .hand import HandMIM
+
+    return HandMIM.from_pretrained(
+        args.model,
+        device=args.device,
+        detector=getattr(args, "detector", "auto"),
+        hand_model_path=args.hand_model_path,
+    )
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """The checkpoint as the user named it."""
+    return args.model or "handmim-tiny-open"
+
+
+def _read(items: list[Item]) -> int:
+    """Read the pictures; say which cannot be, and return how many."""
+    failed = 0
+    for item in items:
+        try:
+            item.image = load_image(item.source)
+        except ImageError as error:
+            complain(one_sentence(error))
+            failed += 1
+    return failed
+
+
+def _batches(first: list[Item], rest: list[Item], size: int) -> Iterator[list[Item]]:
+    yield first
+    for start in range(0, len(rest), size):
+        yield rest[start : start + size]
+
+
+def _summary(images: int, failed: int, hands: int) -> int:
+    """Print how the run went (for a single good picture too, so that silence never means success) -> exit code."""
+    if images > 1 or not failed:
+        print(f"{images} image(s), {hands} hand(s), {failed} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# demo, synthesize
+
+
+def demo(args: argparse.Namespace) -> int:
+    """`handmim demo`: a hand whose truth is known, the estimate, and how far apart they are."""
+    import torch
+
+    from .geometry import similarity_align
+    from .synthesis import generate
+
+    if args.seed < 0:
+        raise InputError(f"--seed must not be negative, got {args.seed}")
+    model = load_model(args)
+    sample = generate(args.seed, range(1), size=DEMO_SIZE, negatives=0.0)
+    keypoints, truth = sample.labels["keypoints_2d"][0].numpy(), sample.labels["joints"][0]
+    image = LoadedImage(sample.images[0].numpy(), None, "demo")
+    box = np.concatenate([keypoints.min(0), keypoints.max(0)])
+    (hand,) = model(image, boxes=box, handedness="right", intrinsics=sample.intrinsics[0].numpy())
+    report = write_results([hand], image, args.out, "demo", "glb", model_name(args))
+    found = torch.from_numpy(hand.joints)
+    relative = millimetres(found - found[:1], truth - truth[:1])
+    aligned = millimetres(similarity_align(found, truth)[0], truth)
+    pixels = np.linalg.norm(hand.keypoints_2d - keypoints, axis=-1).mean()
+    print(f"mean joint error: {relative:.1f} mm relative to the wrist, {aligned:.1f} mm after alignment")
+    print(f"mean keypoint error: {pixels:.1f} px of {DEMO_SIZE}")
+    print("wrote " + ", ".join(str(args.out / name) for name in ("demo.json", "demo.overlay.png", *report["meshes"])))
+    print("next: handmim predict YOUR_PHOTO.jpg")
+    return 0
+
+
+def millimetres(points: Any, truth: Any) -> float:
+    """Mean distance of (21, 3) points from the truth, metres -> mm."""
+    return float((points - truth).norm(dim=-1).mean()) * 1000
+
+
+def synthesize(args: argparse.Namespace) -> int:
+    """`handmim synthesize`: pictures and masks as PNG, and `labels.npz` with one row a picture."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    from .hand import atomic_file, png_bytes
+    from .synthesis import generate
+
+    for folder in ("images", "masks"):
+        (args.out / folder).mkdir(parents=True, exist_ok=True)
+    indices = range(args.start, args.start + args.count)
+    columns: dict[str, list[np.ndarray]] = {}
+    with tqdm(total=args.count, unit="image", file=sys.stderr, disable=None) as bar:
+        for start in range(0, args.count, SERIES_CHUNK):
+            part = indices[start : start + SERIES_CHUNK]
+            batch = generate(args.seed, part, size=args.size)
+            for index, pixels, mask in zip(part, batch.images.numpy(), batch.mask.numpy(), strict=True):
+                for folder, picture in (("images", pixels), ("masks", mask)):
+                    with atomic_file(args.out / folder / f"{index:08d}.png") as file:
+                        file.write(png_bytes(Image.fromarray(picture)))
+            columns.setdefault("intrinsics", []).append(batch.intrinsics.numpy())
+            for name in SERIES_LABELS:
+                columns.setdefault(name, []).append(batch.labels[name].numpy())
+            bar.update(len(part))
+    with atomic_file(args.out / "labels.npz") as file:
+        np.savez(file, index=np.array(indices), **{name: np.concatenate(parts) for name, parts in columns.items()})
+    print(f"wrote {args.count} images and masks and labels.npz to {args.out}")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# info
+
+
+def info() -> int:
+    """`handmim info`: what a bug report needs."""
+    import platform
+
+    import torch
+
+    names = ("handmim", "torch", "torchvision", "transformers", "huggingface-hub", "timm", "numpy", "pillow", "trimesh")
+    versions = ((name, package_version(name) or "not installed") for name in names)
+    rows = [("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"), *versions]
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    rows.append(("device", ", ".join(cuda) if cuda else f"cpu, {torch.get_num_threads()} threads"))
+    rows.append(("checkpoint", _embedded_checkpoint()))
+    rows += _hand_models()
+    rows.append(("detectors", ", ".join(_detectors())))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _embedded_checkpoint() -> str:
+    from .hand import EMBEDDED_CHECKPOINT
+
+    file = EMBEDDED_CHECKPOINT / "model.safetensors"
+    return f"handmim-tiny-open ({file.stat().st_size / 1e6:.1f} MB)" if file.is_file() else "none in this installation"
+
+
+def _hand_models() -> list[tuple[str, str]]:
+    from .hand_model import HandModel
+    from .mano_files import ManoFileNotFoundError, find_mano
+
+    rows = [("open hand", f"{HandModel('open').num_vertices} vertices, CC0")]
+    for side in ("right", "left"):
+        try:
+            rows.append((f"MANO {side}", str(find_mano(side))))
+        except ManoFileNotFoundError:
+            rows.append((f"MANO {side}", "not found; handmim mano install FILE"))
+    return rows
+
+
+def _detectors() -> list[str]:
+    raise NotImplementedError

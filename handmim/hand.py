@@ -1,0 +1,362 @@
+"""The front door: `HandMIM` turns pictures into `Hand`s, and a `Hand` is one result with everything to do with it."""
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from .errors import HandMIMError, InputError, ModelError
+from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
+from .images import is_single_image, load_image
+from .mano_files import ManoFileError, ManoFileNotFoundError
+from .pipeline_hand_mesh import HandMeshPipeline
+
+EMBEDDED_CHECKPOINT = Path(__file__).parent / "assets" / "handmim-tiny-open"
+MESH_FORMATS = ("glb", "obj", "ply")
+# One colour a side in overlays, RGB in [0, 255].
+SIDE_COLOURS = {"right": (236, 168, 136), "left": (140, 178, 232)}
+# glTF has y up and the viewer on +z; the camera frame has y down and looks along +z: half a turn about x.
+CAMERA_TO_GLTF = np.array([1.0, -1.0, -1.0], np.float32)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Hand:
+    """One estimated hand, in the frame of the input image. All arrays are numpy, float32 unless said.
+
+    The camera frame is OpenCV's (x right, y down, z forward). Pixels: (0, 0) is the centre of the top-left pixel. The
+    metric scale is that of the hand model's shape: a picture alone does not tell a small near hand from a large far
+    one, and depth is proportional to the focal length in `intrinsics`.
+
+    Attributes:
+        vertices: (V, 3) mesh, metres, camera frame.
+        joints: (21, 3) metres, camera frame: wrist, then thumb, index, middle, ring, little from palm to tip.
+        keypoints_2d: (21, 2) projection of the joints, image pixels.
+        faces: (F, 3) int64, rows of `vertices`, counter-clockwise from outside for either side.
+        betas: (10,) shape, in standard deviations.
+        global_orient: (3,) axis-angle, radians, for the hand model of this hand's side.
+        hand_pose: (15, 3) axis-angle of each joint relative to its parent, radians; zero is the flat hand.
+        translation: (3,) metres, added to what the hand model gives.
+        intrinsics: (3, 3) of the image, pixels.
+        box: (4,) xyxy, image pixels: where the hand was looked for.
+        handedness: "left" or "right".
+        score: in [0, 1], that the box shows a hand of this side; None if the model has no score head.
+        hand_model: "open" or "mano".
+        intrinsics_source: "given", "exif", or "default" where the focal length is a guess.
+        image: the picture as it was given (path, array, ...), for `overlay`.
+    """
+
+    vertices: np.ndarray
+    joints: np.ndarray
+    keypoints_2d: np.ndarray
+    faces: np.ndarray
+    betas: np.ndarray
+    global_orient: np.ndarray
+    hand_pose: np.ndarray
+    translation: np.ndarray
+    intrinsics: np.ndarray
+    box: np.ndarray
+    handedness: str
+    score: float | None
+    hand_model: str
+    intrinsics_source: str = "given"
+    image: Any = field(default=None)
+
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", score={self.score:.2f}"
+        box = ", ".join(f"{value:.0f}" for value in self.box)
+        return f"Hand({self.handedness}{score}, box=[{box}], {len(self.vertices)} vertices, {self.hand_model})"
+
+    def export(self, path: str | os.PathLike) -> Path:
+        """Write the mesh to `.glb`, `.obj` or `.ply`, in metres.
+
+        `.obj` and `.ply` keep the camera frame (x right, y down, z forward). `.glb` has glTF's frame (x right, y up, z
+        towards the viewer), so that viewers show the hand upright. The file appears complete or not at all.
+
+        Raises:
+            InputError: another ending.
+            OSError: the file cannot be written.
+        """
+        import trimesh
+
+        path = Path(path)
+        kind = path.suffix.lower().lstrip(".")
+        if kind not in MESH_FORMATS:
+            raise InputError(f"a mesh file must end in .glb, .obj or .ply, got {path.name!r}")
+        vertices = self.vertices * CAMERA_TO_GLTF if kind == "glb" else self.vertices
+        mesh = trimesh.Trimesh(vertices, self.faces, process=False)
+        data = mesh.export(file_type=kind)
+        with atomic_file(path) as file:
+            file.write(data if isinstance(data, bytes) else data.encode())
+        return path
+
+    def overlay(self, image: Any = None) -> Image.Image:
+        """The hand drawn over the picture, with a view from the side beside it.
+
+        Args:
+            image: another picture of the same camera (any kind that `images.load_image` reads); None: the input.
+
+        Raises:
+            ImageError: the picture cannot be read (any more).
+            InputError: no picture is known.
+        """
+        return overlay([self], self.image if image is None else image)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the picture, as lists, numbers and strings that `json` writes."""
+        names = (name for name in self.__dataclass_fields__ if name != "image")
+        values = ((name, getattr(self, name)) for name in names)
+        return {name: _plain(value) if isinstance(value, np.ndarray) else value for name, value in values}
+
+
+def overlay(hands: list[Hand], image: Any) -> Image.Image:
+    """All hands of one picture drawn over it, with a view from the side.
+
+    Raises:
+        ImageError: the picture cannot be read.
+        InputError: there is no picture.
+    """
+    from . import drawing
+
+    if image is None:
+        raise InputError("the hand does not know its picture; pass one: hand.overlay(image)")
+    loaded = load_image(image)
+    if not hands:
+        return Image.fromarray(loaded.pixels)
+    meshes = [(hand.vertices, hand.faces, SIDE_COLOURS[hand.handedness]) for hand in hands]
+    return Image.fromarray(drawing.overlay(loaded.pixels, meshes, hands[0].intrinsics, side_view=True))
+
+
+class HandMIM:
+    """Pictures in, hands out.
+
+    ```python
+    model = HandMIM.from_pretrained()
+    for hand in model("photo.jpg"):
+        hand.export(f"{hand.handedness}.glb")
+    ```
+
+    Args:
+        pipeline: what does the work; `from_pretrained` builds it.
+    """
+
+    def __init__(self, pipeline: HandMeshPipeline) -> None:
+        self.pipeline = pipeline
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        detector: Any = "auto",
+        hand_model_path: str | os.PathLike | None = None,
+        **hub_kwargs: Any,
+    ) -> "HandMIM":
+        """Load a checkpoint.
+
+        Args:
+            name: Hub id or folder; None: the checkpoint inside the package.
+            device: "cpu", "cuda", "cuda:1", ...; None: CUDA if there is any.
+            dtype: of the network, e.g. "bfloat16"; None: float32. The hand model always computes in float32.
+            detector: what finds hands when no boxes are given: "auto", a name, or an object; see `detection`.
+            hand_model_path: MANO file or folder, for checkpoints that need it; None: looked up.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
+
+        Raises:
+            ModelError: no such checkpoint, or it is damaged or of another kind.
+            ManoFileNotFoundError: the checkpoint needs MANO, and there is no file.
+            InputError: an unknown device or dtype.
+        """
+        source = EMBEDDED_CHECKPOINT if name is None else name
+        if name is None and not (EMBEDDED_CHECKPOINT / "model.safetensors").is_file():
+            raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")
+        device, dtype = _device(device), _dtype(dtype)
+        with _checkpoint_errors(str(source)):
+            config = AutoConfig.from_pretrained(source, **hub_kwargs)
+        _check_config(config, str(source))
+        model_kwargs = dict(hub_kwargs)
+        if hand_model_path is not None:
+            if config.hand_model != "mano":
+                raise InputError(f"hand_model_path is for MANO, but {source} uses the {config.hand_model} hand")
+            model_kwargs["hand_model_path"] = os.fspath(hand_model_path)
+        with _checkpoint_errors(str(source)):
+            model, report = AutoModel.from_pretrained(
+                source, config=config, dtype=dtype, output_loading_info=True, **model_kwargs
+            )
+        _check_weights(model, report, str(source))
+        model.hand_model.mean_shape_joints()  # a missing MANO file is told now, not at the first picture
+        try:
+            processor = AutoImageProcessor.from_pretrained(source, **hub_kwargs)
+        except (OSError, ValueError):  # a folder that a Trainer wrote without a processor
+            processor = HandMIMImageProcessor(size=config.image_size)
+        pipeline = HandMeshPipeline(
+            model=model.eval(), image_processor=processor, device=device, detector=detector, task="hand-mesh-estimation"
+        )
+        return cls(pipeline)
+
+    @property
+    def model(self) -> Any:
+        """The network, a transformers model."""
+        return self.pipeline.model
+
+    @property
+    def image_processor(self) -> Any:
+        return self.pipeline.image_processor
+
+    def __call__(
+        self,
+        images: Any,
+        boxes: Any = None,
+        handedness: Any = None,
+        intrinsics: Any = None,
+        *,
+        batch_size: int = 16,
+    ) -> list[Hand] | list[list[Hand]]:
+        """Estimate the hands in one picture, or in several.
+
+        Args:
+            images: a path, URL, bytes, PIL picture or uint8 array (H, W, 3); or a list of these.
+            boxes: xyxy image pixels, (4,) or (N, 4); for several pictures a list of these, or of None. None: found.
+            handedness: "left" or "right", for every box or one for each; nested in a list for several pictures. None:
+                found by scoring each box as it is and mirrored.
+            intrinsics: (3, 3) pixels; a list of these, or of None, for several pictures. None: the focal length of the
+                EXIF block, or a stated default; `Hand.intrinsics_source` says which.
+            batch_size: pictures that are read and whose crops go through the network together.
+
+        Returns:
+            The hands of the picture, in the order of the boxes; a list of such lists for several pictures.
+
+        Raises:
+            ImageError, InputError: what was given cannot be used.
+        """
+        requests = hand_requests(images, boxes, handedness, intrinsics)
+        results = self.pipeline(requests, batch_size=batch_size) if requests else []
+        hands = [_hands(request, result) for request, result in zip(requests, results, strict=True)]
+        return hands[0] if is_single_image(images) else hands
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` when it is complete, and not at all after an error.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only the owner reads
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _hands(request: HandRequest, results: list[dict[str, Any]]) -> list[Hand]:
+    """Results of one picture as `Hand`s that know where the picture is, rather than its pixels."""
+    image = request.image
+    return [
+        Hand(**{name: value for name, value in result.items() if name != "image_index"}, image=image)
+        for result in results
+    ]
+
+
+def _plain(array: np.ndarray) -> list:
+    """Nested lists; floats to seven significant digits, all that float32 has."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array.tolist()
+    flat = [float(f"{value:.7g}") for value in array.ravel().tolist()]
+    return np.array(flat, dtype=np.float64).reshape(array.shape).tolist()
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's word for unknown and absent devices
+        raise InputError(f"device {str(device)!r} is not available here; try 'cpu'") from error
+    return device
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    found = torch.float32 if dtype is None else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"dtype must be 'float32', 'bfloat16' or 'float16', got {dtype!r}")
+    return found
+
+
+@contextmanager
+def _checkpoint_errors(name: str) -> Iterator[None]:
+    """Whatever a loader says about a bad checkpoint, as one sentence."""
+    try:
+        yield
+    except (HandMIMError, ManoFileError, ManoFileNotFoundError):
+        raise
+    except (SafetensorError, RuntimeError, EOFError, UnicodeDecodeError) as error:
+        raise ModelError(f"the checkpoint {name} is damaged ({_first_line(error)}); download it again") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if _is_damaged(name):
+            raise ModelError(f"the checkpoint {name} has a damaged config.json; download it again") from error
+        raise ModelError(f"no checkpoint could be loaded from {name!r} ({_first_line(error)})") from error
+
+
+def _is_damaged(name: str) -> bool:
+    import json
+
+    file = Path(name) / "config.json"
+    try:
+        return file.is_file() and not isinstance(json.loads(file.read_text()), dict)
+    except (OSError, ValueError):
+        return True
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")[:200]
+
+
+def _check_config(config: Any, name: str) -> None:
+    if not hasattr(config, "hand_model"):
+        raise ModelError(f"{name} is a {config.model_type!r} checkpoint, which gives no hand mesh; name another")
+
+
+def _check_weights(model: Any, report: dict[str, Any], name: str) -> None:
+    """A mesh model with all its weights from the checkpoint: random weights would predict without a word."""
+    if not hasattr(model, "hand_model"):
+        raise ModelError(f"{name} is a {type(model).__name__} without a mesh head; fine-tune it first")
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"the checkpoint {name} lacks {len(missing)} weights of the mesh model, such as {missing[0]}; "
+            "fine-tune it or name another"
+        )
+
+
+__all__ = ["Hand", "HandMIM"]

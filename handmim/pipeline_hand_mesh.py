@@ -1,0 +1,264 @@
+"""The "hand-mesh-estimation" pipeline: pictures in, hands in the pictures' own frame out.
+
+Find the hands, crop, run the network on all crops of a batch at once, bring the results back. Where only "somewhere in
+this picture" is known the crop is refined: predict, crop again around the predicted hand, predict again.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import BatchFeature, Pipeline
+
+from .errors import InputError, ModelError
+from .geometry import project
+from .image_processing_handmim import (
+    HandRequest,
+    hand_requests,
+    resolve_boxes,
+    resolve_handedness,
+    resolve_intrinsics,
+)
+from .images import LoadedImage, is_single_image
+
+# Crops that go through the network at once; more gain nothing and cost memory.
+MAX_CROPS = 64
+# A hand predicted smaller than this part of the box it was looked for in is a failed estimate, not a place to look.
+MIN_REFINED_PART = 0.1
+RESULT_NAMES = (
+    "vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas", "translation", "score_logits"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One picture, ready to be cropped.
+
+    Attributes:
+        image: the picture.
+        boxes: (N, 4) float64 xyxy, image pixels.
+        sides: for each box "left", "right" or None, to be found.
+        intrinsics: (3, 3) float64, pixels.
+        intrinsics_source: "given", "exif" or "default".
+        refine: whether the boxes only say where to start looking.
+    """
+
+    image: LoadedImage
+    boxes: np.ndarray
+    sides: list[str | None]
+    intrinsics: np.ndarray
+    intrinsics_source: str
+    refine: bool = False
+
+
+class HandMeshPipeline(Pipeline):
+    """Hand meshes in pictures.
+
+    Args:
+        detector: what finds the hands when no boxes are given: "auto", a name, or an object; see `detection`.
+        kwargs: as every transformers pipeline: `model`, `image_processor`, `device`, `batch_size`, ...
+
+    Example:
+        ```python
+        from transformers import pipeline
+        hands = pipeline("hand-mesh-estimation", model="org/handmim-base")("photo.jpg")
+        hands[0]["vertices"]  # (V, 3) metres, camera frame
+        ```
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args: Any, detector: Any = "auto", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.model, "hand_model"):
+            raise ModelError(
+                f"a checkpoint with a mesh head is needed, got {type(self.model).__name__}; fine-tune it first"
+            )
+        if self.image_processor is None:
+            raise ModelError("the pipeline needs an image processor; pass image_processor=HandMIMImageProcessor()")
+        self._detector_choice, self._detector = detector, None
+
+    @property
+    def detector(self) -> Any:
+        """The detector, built when a picture first comes without boxes."""
+        if self._detector is None:
+            from .detection import resolve_detector
+
+            self._detector = resolve_detector(self._detector_choice)
+        return self._detector
+
+    def __call__(
+        self, inputs: Any, *, boxes: Any = None, handedness: Any = None, intrinsics: Any = None, **kwargs: Any
+    ) -> Any:
+        """Estimate the hands of one picture, or of several.
+
+        Args:
+            inputs: a path, URL, bytes, PIL picture or uint8 array (H, W, 3); a list of these; or a generator or dataset
+                of these or of dicts with `image` and any of `boxes`, `handedness`, `intrinsics`.
+            boxes: xyxy image pixels, (4,) or (N, 4); for a list of pictures, a list of these. None: found.
+            handedness: "left" or "right", for all boxes or one for each; a list of these for a list. None: found.
+            intrinsics: (3, 3) pixels; a list of these for a list. None: from EXIF, or a stated default.
+            kwargs: `batch_size`: pictures whose crops share a forward pass.
+
+        Returns:
+            For one picture a list with one dict for each hand, see
+            `HandMIMImageProcessor.post_process_hand_mesh`, and `faces` (F, 3), `intrinsics_source` ("given", "exif",
+            "default") and `hand_model` ("open", "mano"). For several pictures a list of such lists.
+
+        Raises:
+            ImageError, InputError: what was given cannot be used.
+        """
+        if isinstance(inputs, (GeneratorType, Dataset)):
+            if any(value is not None for value in (boxes, handedness, intrinsics)):
+                raise InputError("boxes, handedness and intrinsics of a stream come with each item, as a dict")
+            return super().__call__(inputs, **kwargs)
+        if isinstance(inputs, dict):
+            return super().__call__(_request(inputs), **kwargs)
+        requests = hand_requests(inputs, boxes, handedness, intrinsics)
+        if is_single_image(inputs):
+            return super().__call__(requests[0], **kwargs)
+        return super().__call__(requests, **kwargs) if requests else []
+
+    def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
+        return {}, {}, {}
+
+    def preprocess(self, inputs: Any) -> dict[str, list[Job]]:
+        """Read one picture, check its boxes, or find them."""
+        request = _request(inputs).load()
+        intrinsics, source = resolve_intrinsics(request.image, request.intrinsics)
+        if request.boxes is not None:
+            boxes, _ = resolve_boxes(request, self.image_processor.box_scale)
+            sides, refine = resolve_handedness(request.handedness, len(boxes), None), False
+        else:
+            boxes, sides, refine = self._detect(request)
+        return {"jobs": [Job(request.image, boxes, sides, intrinsics, source, refine)]}
+
+    def _detect(self, request: HandRequest) -> tuple[np.ndarray, list[str | None], bool]:
+        """Boxes (N, 4) and sides of the hands in a picture, and whether the boxes are only a place to start."""
+        if self._detector_choice is None:
+            boxes, sides = resolve_boxes(request, self.image_processor.box_scale)
+            return boxes, resolve_handedness(request.handedness, len(boxes), None), True
+        detections = self.detector.detect(request.image.pixels)
+        boxes = np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
+        known = resolve_handedness(request.handedness, len(detections), None)
+        sides = [side or detection.handedness for side, detection in zip(known, detections, strict=True)]
+        return boxes, sides, False
+
+    def _forward(self, model_inputs: dict[str, list[Job]]) -> dict[str, Any]:
+        """All pictures of a batch: `jobs` -> `hands`, a list of dicts for each."""
+        jobs = model_inputs["jobs"]
+        hands = self._estimate(jobs)
+        again = [index for index, job in enumerate(jobs) if job.refine]
+        if again:
+            refined = [_refined(jobs[index], hands[index]) for index in again]
+            for index, result in zip(again, self._estimate(refined), strict=True):
+                hands[index] = result
+        return {"hands": hands}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """The hands of one picture."""
+        (hands,) = model_outputs["hands"]
+        return hands
+
+    def get_iterator(
+        self,
+        inputs: Iterable[Any],
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Batches of pictures rather than of tensors: pictures hold different numbers of hands."""
+        stream = (inputs[i] for i in range(len(inputs))) if hasattr(inputs, "__getitem__") else iter(inputs)
+        while batch := list(itertools.islice(stream, batch_size)):
+            jobs = [job for item in batch for job in self.preprocess(item, **preprocess_params)["jobs"]]
+            for hands in self.forward({"jobs": jobs}, **forward_params)["hands"]:
+                yield self.postprocess({"hands": [hands]}, **postprocess_params)
+
+    def _estimate(self, jobs: list[Job]) -> list[list[dict[str, Any]]]:
+        """One pass over all boxes of all pictures; a box without a side is tried as both and the likelier kept."""
+        unknown = ["right", "left"] if getattr(self.model.config, "score_head", False) else ["right"]
+        images, boxes, sides, cameras, owners = [], [], [], [], []
+        for index, job in enumerate(jobs):
+            tries = [(row, side) for row, known in enumerate(job.sides) for side in ([known] if known else unknown)]
+            images.append(job.image)
+            boxes.append(job.boxes[[row for row, _ in tries]])
+            sides.append([side for _, side in tries])
+            cameras.append(job.intrinsics)
+            owners += [(index, row) for row, _ in tries]
+        inputs = self.image_processor(images, boxes=boxes, handedness=sides, intrinsics=cameras, return_tensors="pt")
+        hands: list[list[Any]] = [[None] * len(job.sides) for job in jobs]
+        if owners:
+            outputs = self._run(inputs)
+            results = self.image_processor.post_process_hand_mesh(outputs, inputs, self.model.hand_model.faces)
+            for (index, row), result in zip(owners, results, strict=True):
+                best = hands[index][row]
+                if best is None or result["score"] > best["score"]:
+                    result["image_index"] = index
+                    result["intrinsics_source"] = jobs[index].intrinsics_source
+                    result["hand_model"] = self.model.config.hand_model
+                    hands[index][row] = result
+        return hands
+
+    def _run(self, inputs: BatchFeature) -> dict[str, torch.Tensor]:
+        """The network on all crops, `MAX_CROPS` at a time: tensors (N, ...) on the CPU."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        for start in range(0, len(inputs["pixel_values"]), MAX_CROPS):
+            part = slice(start, start + MAX_CROPS)
+            output = self.model(
+                pixel_values=inputs["pixel_values"][part].to(self.device, self.model.dtype),
+                intrinsics=inputs["intrinsics"][part].to(self.device),
+            )
+            for name in RESULT_NAMES:
+                if output.get(name) is not None:
+                    parts.setdefault(name, []).append(output[name].float().cpu())
+        return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def _request(item: Any) -> HandRequest:
+    """An image, or a dict with an image and what is known about its hands."""
+    if isinstance(item, HandRequest):
+        return item
+    if not isinstance(item, dict):
+        return HandRequest(item)
+    unknown = set(item) - {"image", "boxes", "handedness", "intrinsics"}
+    if unknown or "image" not in item:
+        raise InputError(f"an item must have 'image' and may have boxes, handedness, intrinsics; got {sorted(item)}")
+    return HandRequest(**item)
+
+
+def _refined(job: Job, hands: list[dict[str, Any]]) -> Job:
+    """The same picture, to be cropped around what was found in the first pass."""
+    boxes = [hand_box(hand, job, row) for row, hand in enumerate(hands)]
+    return Job(job.image, np.array(boxes).reshape(-1, 4), job.sides, job.intrinsics, job.intrinsics_source)
+
+
+def hand_box(hand: dict[str, Any], job: Job, row: int) -> np.ndarray:
+    """The box around the projected mesh, cut at the picture's border; the old box where that makes no sense.
+
+    Returns:
+        (4,) float64 xyxy, image pixels.
+    """
+    old = job.boxes[row]
+    vertices = torch.from_numpy(hand["vertices"]).double()
+    if not torch.isfinite(vertices).all() or vertices[:, 2].min() <= 0:
+        return old
+    pixels = project(vertices, torch.from_numpy(job.intrinsics)).numpy()
+    width, height = job.image.size
+    limit = np.array([width, height]) - 0.5
+    corners = np.clip([pixels.min(0), pixels.max(0)], -0.5, limit)
+    enough = (corners[1] - corners[0]).max() >= MIN_REFINED_PART * (old[2:] - old[:2]).max()
+    return corners.reshape(4) if enough and (corners[1] - corners[0]).min() >= 1 else old
+
+
+__all__ = ["HandMeshPipeline"]
