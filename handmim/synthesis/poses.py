@@ -1,8 +1,8 @@
 """Random hand poses: a library of gestures and grasps, mixed, disturbed, kept anatomical and free of collisions.
 
-A network trained on poses around a mean predicts that mean: fists, pointing hands and grasps must be as frequent as open
-hands. So a pose is drawn in five ways (`_INTENTS`): a library entry, a blend of two, each finger from its own entry,
-every finger up or down at random, or all joint angles at random; then noise with the couplings of a real hand is added.
+A network trained on poses around a mean predicts that mean: fists, pointing hands and grasps must be as frequent as
+open hands. So a pose is drawn in five ways (`_INTENTS`): a library entry, a blend of two, each finger from its own
+entry, every finger up or down at random, or all joint angles at random; then noise with a real hand's couplings.
 Several candidates are made at once and the first without self-intersection is taken, so a sample's pose depends on
 nothing but its own random numbers.
 """
@@ -31,7 +31,7 @@ _FINGERS = {
     "hook": (2, 92, 56),
     "claw": (-10, 72, 44),
     "bend": (10, 60, 36),
-    "fist": (80, 96, 58),
+    "fist": (83, 100, 60),
     "loose": (62, 78, 45),
     "down": (84, 78, 40),
     "pinch": (48, 46, 26),
@@ -43,27 +43,27 @@ _FINGERS = {
 # The thumb: flexion (across the palm), abduction (away from the palm) and twist of its base, flexion of the other two.
 _THUMBS = {
     "rest": (4, -4, -2, 6, 8),
-    "side": (4, -33, 4, 6, 4),
+    "side": (1, -31, 4, 6, 4),
     "wide": (-26, -22, 6, -6, -10),
     "palmar": (-6, 16, -8, 2, 4),
     "up": (-20, -28, 6, -4, -14),
     "out": (-8, 6, -4, 4, 6),
     "hitch": (-26, -8, 2, -6, -22),
-    "across": (20, -6, -18, 44, 45),
-    "folded": (33, -12, -18, 48, 44),
-    "fist": (19, 15, -20, 25, 49),
-    "tuck": (31, -18, -6, 58, 65),
-    "key": (8, -14, -4, 10, 18),
-    "beside": (11, -2, -1, 17, 25),
+    "across": (16, 0, -16, 49, 49),
+    "folded": (30, -12, -19, 47, 44),
+    "fist": (22, 25, -21, 31, 54),
+    "tuck": (42, -17, -7, 58, 80),
+    "key": (10, -12, -4, 11, 18),
+    "beside": (9, 2, -1, 27, 35),
     "opposed": (8, 14, -30, 12, 18),
     "round": (2, 14, -24, 20, 40),
     "bent": (0, -6, -6, 20, 70),
-    "grip": (14, 0, -24, 33, 53),
-    "pinch_index": (17, 15, -26, 13, 24),
-    "pinch_middle": (33, 26, -26, 9, 23),
+    "grip": (12, 0, -24, 39, 57),
+    "pinch_index": (18, 15, -26, 13, 24),
+    "pinch_middle": (34, 25, -26, 9, 23),
     "pinch_ring": (42, 26, -20, 14, 20),
     "pinch_little": (42, 26, -9, 29, 25),
-    "pen": (17, 13, -21, 16, 25),
+    "pen": (20, 10, -21, 13, 21),
 }
 # Abduction of index, middle, ring and little at the knuckle, towards the thumb's side.
 _SPREADS = {
@@ -73,6 +73,7 @@ _SPREADS = {
     "fork": (9, -7, -6, -6),
     "vulcan": (6, 9, -9, -14),
     "cross": (-10, 9, 0, 2),
+    "horns": (8, -1, 1, -14),
 }
 # thumb, index, middle, ring, little, spread, weight
 _LIBRARY = {
@@ -98,11 +99,11 @@ _LIBRARY = {
     "hitch-hike": "hitch loose loose loose loose together 1",
     "point": "fist straight fist fist fist together 4",
     "point thumb beside": "key straight loose fist fist neutral 3",
-    "gun": "up straight fist fist fist neutral 2",
+    "gun": "up straight fist fist fist horns 2",
     "gun two": "up straight straight fist fist together 1",
-    "L": "wide straight fist fist fist neutral 2",
-    "trigger": "up trigger fist fist fist neutral 2",
-    "beckon": "fist hook fist fist fist neutral 1",
+    "L": "wide straight fist fist fist horns 2",
+    "trigger": "up trigger fist fist fist horns 2",
+    "beckon": "fist hook fist fist fist horns 1",
     "middle up": "fist fist straight fist fist neutral 1",
     "victory": "across straight straight fist fist fork 3",
     "two": "across straight straight fist fist together 1",
@@ -112,10 +113,10 @@ _LIBRARY = {
     "three thumb": "wide straight straight fist fist fork 2",
     "four": "folded straight straight straight straight fan 2",
     "vulcan": "wide straight straight straight straight vulcan 1",
-    "little up": "fist fist fist fist straight neutral 1",
-    "rock": "fist straight fist fist straight neutral 2",
-    "love": "wide straight fist fist straight neutral 1",
-    "call me": "wide fist fist fist straight fan 2",
+    "little up": "fist fist fist fist straight horns 1",
+    "rock": "fist straight fist fist straight horns 2",
+    "love": "wide straight fist fist straight horns 1",
+    "call me": "wide fist fist fist straight horns 2",
     "six": "pinch_little straight straight straight reach fan 1",
     "seven": "pinch_ring straight straight reach straight fan 1",
     "eight": "pinch_middle straight reach straight straight fan 1",
@@ -144,8 +145,10 @@ _LIBRARY = {
     "mouse": "palmar relaxed relaxed cup cup neutral 1",
 }
 
+_OUT = "out straight straight straight straight neutral 0"
+
 # Radii of grasped cylinders and spheres, metres: pen, handle, bottle, glass, jar; ball and apple.
-_CYLINDERS, _SPHERES = (0.012, 0.016, 0.022, 0.032, 0.042), (0.02, 0.03, 0.04, 0.05)
+_CYLINDERS, _SPHERES = (0.014, 0.018, 0.022, 0.032, 0.042), (0.02, 0.03, 0.04, 0.05)
 
 # Ranges in degrees of flexion, abduction, twist: base, middle and end joint. The widest values found in healthy adults
 # are not reached by most hands; these are typical active ranges, a little wider where objects push (knuckles).
@@ -165,19 +168,20 @@ CANDIDATES = 6
 MAX_PENETRATION = 0.003
 
 
-def limits(device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=4)
+def limits(device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Lowest and highest angles, each (5, 3, 3) radians: chain (thumb first), joint, (flexion, abduction, twist)."""
-    table = torch.tensor([_THUMB_LIMITS] + [_FINGER_LIMITS] * 4, dtype=torch.float32, device=device)
-    low, high = table.deg2rad().unbind(2)
+    table = torch.tensor([_THUMB_LIMITS] + [_FINGER_LIMITS] * 4, dtype=torch.float32, device=device).deg2rad()
+    low, high = table[:, :, 0].contiguous(), table[:, :, 1].contiguous()
     low[1:, 0, 1] = -high[1:, 0, 1]
     return low, high
 
 
 def clamp_to_limits(angles: Tensor) -> Tensor:
     """Nearest angles (..., 5, 3, 3) within `limits`; a bent knuckle spreads less (collateral ligaments tighten)."""
-    low, high = limits(angles.device)
+    low, high = limits(str(angles.device))
     clamped = torch.minimum(torch.maximum(angles, low), high)
-    room = 1 - 0.75 * (clamped[..., 1:, 0, 0] / math.radians(90)).clamp(0, 1)
+    room = 1 - 0.75 * (clamped[..., 1:, 0, 0] / math.radians(90)).clamp_(0, 1)
     widest = high[1:, 0, 1] * room
     clamped[..., 1:, 0, 1] = torch.minimum(torch.maximum(clamped[..., 1:, 0, 1], -widest), widest)
     return clamped
@@ -229,7 +233,7 @@ def _grasp_angles(radius: float, sphere: bool, anatomy: Anatomy) -> Tensor:
     angles[1:, 1, 0] = half[:, 0] + half[:, 1]
     angles[1:, 2, 0] = 0.8 * (half[:, 1] + half[:, 2])
     # Around a thin bar the thumb closes over the fingers, around a wide one it stands against them.
-    closed = max(0.0, min(1.0, (0.035 - radius) / 0.02))
+    closed = max(0.0, min(1.0, (0.035 - radius) / 0.017))
     grip, opposed = (torch.tensor(_THUMBS[name], dtype=torch.float32).deg2rad() for name in ("grip", "opposed"))
     thumb = opposed + closed * (grip - opposed)
     angles[0, 0], angles[0, 1:, 0] = thumb[:3], thumb[3:]
@@ -238,25 +242,24 @@ def _grasp_angles(radius: float, sphere: bool, anatomy: Anatomy) -> Tensor:
     return angles
 
 
-def sample_angles(random: SampleRandom, anatomy: Anatomy | None = None) -> Tensor:
-    """One plausible pose for every sample.
+def sample_angles(random: SampleRandom) -> Tensor:
+    """One plausible pose of the right hand for every sample, in anatomical angles.
 
     Args:
         random: the samples' random numbers; drawn from its fork "poses" only.
-        anatomy: whose segments are tested for collisions; the open hand's by default.
 
     Returns:
         (B, 5, 3, 3) float32 radians: chain (thumb, index, middle, ring, little), joint, (flexion, abduction, twist).
     """
     random = random.fork("poses")
-    anatomy = open_hand_anatomy(str(random.device)) if anatomy is None else anatomy
-    base = _draw_intent(random)
-    candidates = clamp_to_limits(_relax(base[:, None] + _noise(random, CANDIDATES)))
-    depth = penetration(forward_kinematics(rotation_from_angles(candidates, anatomy.axes), anatomy), anatomy)
-    passed = depth < MAX_PENETRATION
+    anatomy = open_hand_anatomy(str(random.device))
+    intent = _draw_intent(random)
+    candidates = clamp_to_limits(_relax(intent[:, None] + _noise(random)))  # (B, K, 5, 3, 3)
+    rotations = rotation_from_angles(_batch_last(candidates.flatten(0, 1)), anatomy)
+    depth = penetration(forward_kinematics(rotations, anatomy), anatomy).view(-1, CANDIDATES)
     # The first that passes, otherwise the least deep.
-    order = torch.arange(CANDIDATES, device=depth.device, dtype=depth.dtype)
-    best = torch.where(passed, order - CANDIDATES, depth).argmin(1)
+    order = torch.arange(-CANDIDATES, 0, device=depth.device, dtype=depth.dtype)
+    best = torch.where(depth < MAX_PENETRATION, order, depth).argmin(1)
     return candidates[torch.arange(len(best), device=best.device), best]
 
 
@@ -269,85 +272,123 @@ def sample_poses(random: SampleRandom) -> Tensor:
     Returns:
         (B, 15, 3, 3) float32 rotation matrices, each joint against its parent: index, middle, little, ring, thumb.
     """
-    anatomy = open_hand_anatomy(str(random.device))
-    return chains_to_pose(rotation_from_angles(sample_angles(random, anatomy), anatomy.axes))
+    return angles_to_pose(sample_angles(random))
 
 
-def chains_to_pose(rotations: Tensor) -> Tensor:
-    """(..., 5, 3, 3, 3) rotations, chains first -> (..., 15, 3, 3) in the pose's order."""
-    flat = rotations.flatten(-4, -3)
+def angles_to_pose(angles: Tensor) -> Tensor:
+    """Anatomical angles (B, 5, 3, 3), radians, chains first -> hand_pose (B, 15, 3, 3) of the right open hand."""
+    rotations = rotation_from_angles(_batch_last(angles), open_hand_anatomy(str(angles.device)))
     order = [0] * 15
     for chain, joints in enumerate(CHAIN_JOINTS):
         for level, joint in enumerate(joints):
             order[joint] = 3 * chain + level
-    return flat[..., order, :, :]
+    return rotations.flatten(2, 3)[:, :, order].permute(3, 2, 0, 1).contiguous()
+
+
+def _batch_last(angles: Tensor) -> Tensor:
+    """(B, 5, 3, 3) -> (3, 5, 3, B), the layout of the anatomy's functions."""
+    return angles.permute(3, 1, 2, 0).contiguous()
 
 
 def _draw_intent(random: SampleRandom) -> Tensor:
     """(B, 5, 3, 3) radians: what the hand means to do, before noise. Every sample draws everything, then selects."""
     _, poses, weights = library(str(random.device))
-    rows = torch.arange(5, device=random.device)
+    chains = torch.arange(5, device=random.device)
     picks = random.choice(weights, (7,))
+    unit = random.uniform((81,))
     entry, other = poses[picks[:, 0]], poses[picks[:, 1]]
-    share = (random.uniform() * (math.pi / 2)).sin().square()[:, None, None, None]  # more near the ends
-    mixed = poses[picks[:, 2:], rows]
-    intents = (
-        entry,
-        entry + share * (other - entry),
-        mixed,
-        _up_or_down(random, poses, entry),
-        _random_angles(random),
+    share = _towards_ends(unit[:, 0, None, None, None])
+    intents = torch.stack(
+        [
+            entry,
+            entry + share * (other - entry),
+            poses[picks[:, 2:], chains],
+            _up_or_down(unit[:, 1:7]),
+            _random_angles(unit[:, 7:]),
+        ]
     )
     chosen = random.choice(_INTENTS)
-    return torch.stack(intents, 1)[torch.arange(len(chosen), device=chosen.device), chosen]
+    return intents[chosen, torch.arange(len(chosen), device=chosen.device)]
 
 
-def _up_or_down(random: SampleRandom, poses: Tensor, entry: Tensor) -> Tensor:
-    """Counting hands: each finger straight or curled by a coin of its own; all 32 combinations are equally likely."""
-    names = list(_LIBRARY)
-    up, down = poses[names.index("three thumb")], poses[names.index("fist")]
-    straight = poses[names.index("spread")]
-    coins = random.bernoulli(0.5, (5,))[:, :, None, None]
-    spread = random.uniform((1, 1, 1))
-    raised = torch.cat([up[:1].expand(len(entry), 1, 3, 3), straight[1:] * spread], 1)
-    return torch.where(coins, raised, down)
+def _towards_ends(unit: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) -> arcsine distributed ones: a finger is more often stretched or bent than between."""
+    return (unit * (math.pi / 2)).sin().square()
 
 
-def _random_angles(random: SampleRandom) -> Tensor:
-    """Each finger for itself, over the whole range: half of them curl evenly, half bend each joint at random."""
-    low, high = limits(random.device)
-    unit = random.uniform((5, 3, 3))
-    # sin^2 of a uniform angle favours the ends of the range: stretched and fully bent.
-    ends = (unit * (math.pi / 2)).sin().square()
-    angles = low + (high - low) * torch.where(random.bernoulli(0.5, (5, 1, 1)), ends, unit)
-    curl = ends[:, 1:, :1, 0]
-    evenly = random.bernoulli(0.5, (4, 1))
-    fingers = angles[:, 1:, :, 0]
-    fingers = torch.where(evenly, curl * high[1:, :, 0], fingers)
+def _up_or_down(unit: Tensor) -> Tensor:
+    """Counting hands: each finger straight or curled by its own coin, so all 32 combinations are equally frequent.
+
+    Args:
+        unit: (B, 6) uniform numbers: five coins, and how far the raised fingers spread.
+
+    Returns:
+        (B, 5, 3, 3) radians.
+    """
+    up, down = _named_angles("spread", unit.device), _named_angles("fist", unit.device)
+    raised = up.repeat(len(unit), 1, 1, 1)
+    raised[:, 1:, 0, 1] *= unit[:, 5:]
+    return torch.where((unit[:, :5] < 0.5)[..., None, None], raised, down)
+
+
+def _random_angles(unit: Tensor) -> Tensor:
+    """Each finger for itself, over its whole range: a third each curls evenly, bends its joints anyhow or to the ends.
+
+    Args:
+        unit: (B, 74) uniform numbers.
+
+    Returns:
+        (B, 5, 3, 3) radians.
+    """
+    low, high = limits(str(unit.device))
+    size = len(unit)
+    way = unit[:, 45:50, None, None]
+    angles = unit[:, :45].view(size, 5, 3, 3)
+    ends = _towards_ends(angles)
+    angles = low + (high - low) * torch.where(way < 0.33, angles, ends)
+    evenly = ends[:, 1:, :1, 0] * high[1:, :, 0]
+    fingers = torch.where(way[:, 1:, :, 0] > 0.67, evenly, angles[:, 1:, :, 0])
+    fingers[..., 2] = _END_OVER_MIDDLE * fingers[..., 1]
     angles[:, 1:, :, 0] = fingers
-    angles[:, 1:, 2, 0] = _END_OVER_MIDDLE * fingers[..., 1]
-    fan = torch.tensor(_SPREADS["fan"], device=random.device, dtype=torch.float32).deg2rad()
-    angles[:, 1:, 0, 1] = 0.35 * angles[:, 1:, 0, 1] + fan * random.uniform((1,), -0.3, 1.1)
+    fan = _named_angles("spread", unit.device)[1:, 0, 1]
+    angles[:, 1:, 0, 1] = 0.35 * angles[:, 1:, 0, 1] + fan * (1.4 * unit[:, 50:51] - 0.3)
     return angles
 
 
-def _noise(random: SampleRandom, candidates: int) -> Tensor:
+def _noise(random: SampleRandom) -> Tensor:
     """(B, K, 5, 3, 3) radians: each joint's own, what the fingers share, and end joints that follow middle joints."""
-    sd = torch.tensor([_THUMB_NOISE] + [_FINGER_NOISE] * 4, device=random.device, dtype=torch.float32).deg2rad()
-    noise = random.normal((candidates, 5, 3, 3)) * sd
-    noise[:, :, 1:, 0, 0] += random.normal((1, 1)) * math.radians(_SHARED_NOISE)
+    scale, moving = _noise_scale(str(random.device))
+    own = random.normal((CANDIDATES, len(moving)))
+    noise = own.new_zeros(*own.shape[:2], 45)
+    noise[..., moving] = own
+    noise = noise.view(-1, CANDIDATES, 5, 3, 3) * (scale * random.uniform((1, 1, 1, 1), 0.2, 1.3))
+    noise[:, :, 1:, 0, 0] += random.normal((1, 1), std=math.radians(_SHARED_NOISE))
     noise[:, :, 1:, 2, 0] += _END_OVER_MIDDLE * noise[:, :, 1:, 1, 0]
-    return noise * random.uniform((1, 1, 1, 1), 0.2, 1.3)
+    return noise
+
+
+@functools.lru_cache(maxsize=4)
+def _noise_scale(device: str) -> tuple[Tensor, Tensor]:
+    """Standard deviations (5, 3, 3), radians, and which of the 45 are not zero."""
+    scale = torch.tensor([_THUMB_NOISE] + [_FINGER_NOISE] * 4, dtype=torch.float32, device=device).deg2rad()
+    return scale, scale.flatten().nonzero().squeeze(1)
 
 
 def _relax(candidates: Tensor) -> Tensor:
     """Undo the later half of the candidates (B, K, 5, 3, 3) step by step: the thumb moves out, fingers side by side."""
-    count = candidates.shape[1]
-    late = count - count // 2
-    share = torch.cat([torch.zeros(count - late), torch.linspace(0.3, 0.95, late)]).to(candidates.device)[:, None, None]
-    out = _entry_angles(["out", *["straight"] * 4], "neutral").to(candidates.device)
-    relaxed = candidates.clone()
-    relaxed[:, :, 0] += share * (out[0] - candidates[:, :, 0])
-    relaxed[:, :, 1:, 0, 1] += share[..., 0] * (out[1:, 0, 1] - candidates[:, :, 1:, 0, 1])
-    relaxed[:, :, 1:, :, 0] *= 1 - 0.25 * share
-    return relaxed
+    late = CANDIDATES - CANDIDATES // 2
+    share = torch.linspace(0.3, 0.95, late, device=candidates.device)[:, None, None]
+    out = _named_angles("out", candidates.device)
+    undone = candidates[:, -late:]
+    undone[:, :, 0] += share * (out[0] - undone[:, :, 0])
+    undone[:, :, 1:, 0, 1] += share[..., 0] * (out[1:, 0, 1] - undone[:, :, 1:, 0, 1])
+    undone[:, :, 1:, :, 0] *= 1 - 0.25 * share
+    return candidates
+
+
+@functools.lru_cache(maxsize=16)
+def _named_angles(name: str, device: torch.device) -> Tensor:
+    """(5, 3, 3) radians of a library entry, or of "out": the open hand whose thumb is in nobody's way."""
+    entry = _OUT if name == "out" else _LIBRARY[name]
+    *states, spread, _ = entry.split()
+    return _entry_angles(states, spread).to(device)
