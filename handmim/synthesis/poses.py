@@ -77,17 +77,17 @@ _SPREADS = {
 }
 # thumb, index, middle, ring, little, spread, weight
 _LIBRARY = {
-    "flat": "side straight straight straight straight together 2",
-    "open": "rest straight straight straight straight neutral 2",
-    "spread": "wide straight straight straight straight fan 2",
+    "flat": "side straight straight straight straight together 3",
+    "open": "rest straight straight straight straight neutral 4",
+    "spread": "wide straight straight straight straight fan 3",
     "stretched": "wide back back back back fan 1",
     "stop": "rest back back back back together 1",
-    "relaxed": "rest relaxed relaxed relaxed relaxed neutral 2",
+    "relaxed": "rest relaxed relaxed relaxed relaxed neutral 3",
     "wave": "palmar soft soft soft soft neutral 1",
     "tabletop": "side table table table table together 1",
     "ramp": "palmar ramp ramp ramp ramp together 1",
     "duck": "pinch_middle reach reach reach reach together 1",
-    "cup": "palmar cup cup cup cup together 2",
+    "cup": "palmar cup cup cup cup together 3",
     "half closed": "opposed half half half half neutral 1",
     "claw": "bent claw claw claw claw fan 2",
     "hook": "side hook hook hook hook together 2",
