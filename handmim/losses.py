@@ -90,21 +90,22 @@ def heatmap_loss(log_probability: Tensor, target: Tensor, sigma: float) -> Tenso
     """Kullback-Leibler divergence of heat maps from Gaussian targets, mean over the keypoints inside the crop. Ours.
 
     Args:
-        log_probability: (B, H, W, K) log-softmax over H x W.
+        log_probability: (B, K, H, W) log-softmax over H x W.
         target: (B, K, 2) keypoints in [-1, 1] crop coordinates (x, y); NaN where missing, ignored outside.
         sigma: Standard deviation of the target in cells.
     """
-    batch, height, width, count = log_probability.shape
+    height, width = log_probability.shape[-2:]
     target, present = inside_crop(target)
     extent = target.new_tensor([width, height])
     centre = (target + 1) * extent / 2 - 0.5  # in cells
     density = []
-    for axis, cells in ((1, height), (0, width)):
+    for axis, cells in enumerate((width, height)):
         offset = torch.arange(cells, device=target.device) - centre[..., axis, None]
         density.append(torch.softmax(-offset.square() / (2 * sigma**2), dim=-1))  # (B, K, cells), sums to 1
-    entropy = -sum(torch.special.xlogy(p, p).sum(-1) for p in density)  # of the product, (B, K)
-    joint = torch.einsum("bkh,bkw->bhwk", *density)
-    cross = -(joint * log_probability.float()).sum((1, 2))
+    x, y = density
+    entropy = -torch.special.xlogy(x, x).sum(-1) - torch.special.xlogy(y, y).sum(-1)
+    # the two-dimensional target is an outer product: it never needs to be formed
+    cross = -(y[..., None, :] @ log_probability.float() @ x[..., None]).flatten(2).squeeze(-1)
     return mean_where(cross - entropy, present)
 
 

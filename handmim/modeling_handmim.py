@@ -70,7 +70,7 @@ class HandMIMMeshOutput(ModelOutput):
         camera: (B, 3) (s, tx, ty), see `geometry.camera_translation`.
         translation: (B, 3) metres; what is added to the hand model's output to bring it into the camera frame.
         score_logits: (B,) logit that the crop shows a right hand, with `config.score_head`.
-        heatmaps: (B, 21, h, w) logits, with `config.heatmap_evidence`.
+        heatmaps: (B, 21, h, w) log-probabilities, with `config.heatmap_evidence`.
         iterations: With `return_all`, one dict for the first estimate and for each rectifier, with the fields from
             `vertices` to `translation`.
     """
@@ -114,7 +114,8 @@ class ConvStem(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False) for a, b in zip(widths, widths[1:], strict=False)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for width in widths[1:])
+        # one group: independent of the batch, and on a CPU three times as fast as layer or batch norm
+        self.norms = nn.ModuleList(nn.GroupNorm(1, width, eps=1e-6) for width in widths[1:])
         self.proj = nn.Linear(widths[-1], embed_dim, bias=bias)
 
     def feat_ratio(self) -> int:
@@ -124,8 +125,7 @@ class ConvStem(nn.Module):
         """(B, 3, S, S) -> (B, S / patch, S / patch, C)."""
         x = pixel_values.contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = norm(convolution(x).permute(0, 2, 3, 1))  # channels last: norm and GELU run on contiguous rows
-            x = F.gelu(x).permute(0, 3, 1, 2)
+            x = F.gelu(norm(convolution(x)))
         return self.proj(x.permute(0, 2, 3, 1))
 
 
@@ -157,7 +157,7 @@ class HandMIMPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.weight, std=fan_in**-0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, VisionTransformer):
@@ -234,6 +234,7 @@ class HandMIMModel(HandMIMPreTrainedModel):
                 raise ValueError("bool_masked_pos needs a mask token: build the model with use_mask_token=True")
             x = torch.where(bool_masked_pos.view(*x.shape[:3], 1), self.mask_token.to(x.dtype), x)
         x = self.encoder._pos_embed(x)
+        self._choose_attention(x)
         features = []
         for layer, block in enumerate(self.encoder.blocks, start=1):
             if self.gradient_checkpointing and self.training:
@@ -244,6 +245,18 @@ class HandMIMModel(HandMIMPreTrainedModel):
                 features.append(x[:, 1:].transpose(1, 2).unflatten(2, grid))
         x = self.encoder.norm(x)
         return HandMIMModelOutput(x, x[:, 0], tuple(features) if output_features else None)
+
+    def _choose_attention(self, x: Tensor) -> None:
+        """Fused attention, unless `attn_implementation="eager"` or where it is slower: bfloat16 training on a CPU.
+
+        There the backward pass of PyTorch's fused kernel takes six times as long as two batched products (65 tokens).
+        """
+        fused = self.config._attn_implementation != "eager"
+        if x.device.type == "cpu" and torch.is_grad_enabled() and x.shape[1] <= 512:
+            fused &= x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        for block in self.encoder.blocks:
+            if block.attn.fused_attn != fused:
+                block.attn.fused_attn = fused
 
 
 class Upsample(nn.Module):
@@ -258,15 +271,32 @@ class Upsample(nn.Module):
         self.deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride=2, padding=padding, bias=False)
         self.norm = nn.LayerNorm(out_channels, eps=1e-6)
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether every output cell depends on one input cell only (kernel 2)."""
+        return self.deconv.kernel_size == (2, 2)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.deconv.kernel_size == (2, 2):  # without overlap: a matrix product for each cell
-            batch, height, width, channels = x.shape
-            weight = self.deconv.weight.permute(2, 3, 1, 0).reshape(-1, channels)  # (2 * 2 * out, in)
-            x = F.linear(x, weight).view(batch, height, width, 2, 2, -1)
-            x = x.transpose(2, 3).reshape(batch, 2 * height, 2 * width, -1)
+        if self.is_pointwise:
+            x = self.expand_cells(x).transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, h, w, 2, 2, C) interleaved
         else:
             x = self.deconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return F.gelu(self.norm(x))
+
+    def expand_cells(self, x: Tensor) -> Tensor:
+        """Cells (..., C) -> (..., 2, 2, C'): kernel 2 has no overlap, so it is a matrix product."""
+        weight = self.deconv.weight.permute(2, 3, 1, 0).reshape(-1, x.shape[-1])
+        return F.linear(x, weight).unflatten(-1, (2, 2, -1))
+
+    def sample(self, x: Tensor, points: Tensor) -> Tensor:
+        """`sample_points(self(x), points)` without the rest of the map, for kernel 2."""
+        batch, height, width, _ = x.shape
+        row, column, weight = bilinear_cells(points, 2 * height, 2 * width)
+        parents = gather_cells(x, row // 2, column // 2)  # (B, N, 4, C)
+        children = self.expand_cells(parents).flatten(3, 4)  # (B, N, 4, 2 * 2, C')
+        child = (row % 2 * 2 + column % 2)[..., None, None].expand(*row.shape, 1, children.shape[-1])
+        cells = F.gelu(self.norm(children.gather(3, child).squeeze(3)))
+        return (weight[..., None] * cells.float()).sum(2)
 
 
 class Regressor(nn.Module):
@@ -299,9 +329,9 @@ class Rectifier(nn.Module):
         extra = 3 * NUM_KEYPOINTS if config.heatmap_evidence else 0
         self.regressor = Regressor(NUM_KEYPOINTS * final + extra, config)
 
-    def forward(self, feature_map: Tensor, points: Tensor, evidence: list[Tensor], state: Tensor) -> Tensor:
-        """Map (B, h, w, C), points (B, 21, 2) in [-1, 1], evidence, state (B, 109) -> the corrected state."""
-        x = sample_points(feature_map, points).to(self.reduce1.weight.dtype)
+    def forward(self, features: Tensor, evidence: list[Tensor], state: Tensor) -> Tensor:
+        """Sampled features (B, 21, C), other evidence [(B, ...), ...], state (B, 109) -> the corrected state."""
+        x = features.to(self.reduce1.weight.dtype)
         x = F.gelu(self.reduce2(F.gelu(self.reduce1(x))))
         return self.regressor([x.flatten(1), *evidence], state)
 
@@ -309,7 +339,7 @@ class Rectifier(nn.Module):
 def sample_points(feature_map: Tensor, points: Tensor) -> Tensor:
     """Bilinear samples, equal to `grid_sample(..., align_corners=False)` with zeros outside.
 
-    Four gathers touch 84 cells of a map; grid_sample would copy the whole map to float32 and to channels first.
+    Gathers touch 84 cells of a map; grid_sample would copy the whole map to float32 and to channels first.
 
     Args:
         feature_map: (B, h, w, C).
@@ -318,28 +348,37 @@ def sample_points(feature_map: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, N, C) in float32.
     """
-    batch, height, width, channels = feature_map.shape
+    row, column, weight = bilinear_cells(points, *feature_map.shape[1:3])
+    return (weight[..., None] * gather_cells(feature_map, row, column).float()).sum(2)
+
+
+def bilinear_cells(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The four cells around points (B, N, 2) in [-1, 1]: rows, columns, and weights (0 outside), each (B, N, 4)."""
     points = points.detach().float().nan_to_num().clamp(-4, 4)  # far outside everything is zero
-    x = (points[..., 0] + 1) * (width / 2) - 0.5
-    y = (points[..., 1] + 1) * (height / 2) - 0.5
-    offset = torch.tensor([0, 1], device=x.device)
-    column = x.floor().long()[..., None, None] + offset  # (B, N, 1, 2)
-    row = y.floor().long()[..., None, None] + offset[:, None]  # (B, N, 2, 1)
-    weight = (1 - (x[..., None, None] - column).abs()) * (1 - (y[..., None, None] - row).abs())  # (B, N, 2, 2)
+    x = (points[..., 0, None, None] + 1) * (width / 2) - 0.5
+    y = (points[..., 1, None, None] + 1) * (height / 2) - 0.5
+    offset = torch.arange(2, device=x.device)
+    column, row = torch.broadcast_tensors(x.floor().long() + offset, y.floor().long() + offset[:, None])
+    weight = (1 - (x - column).abs()) * (1 - (y - row).abs())  # (B, N, 2, 2)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    weight = torch.where(inside, weight, 0.0).flatten(2)
-    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    index = index + torch.arange(batch, device=x.device).view(-1, 1, 1, 1) * (height * width)
-    cells = F.embedding(index.flatten(2), feature_map.reshape(-1, channels))  # (B, N, 4, C)
-    return (weight[..., None] * cells.float()).sum(2)
+    weight = torch.where(inside, weight, 0.0)
+    return row.clamp(0, height - 1).flatten(2), column.clamp(0, width - 1).flatten(2), weight.flatten(2)
+
+
+def gather_cells(feature_map: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Cells of a map (B, h, w, C) at rows and columns (B, N, 4): (B, N, 4, C)."""
+    batch, height, width, channels = feature_map.shape
+    index = row * width + column + (torch.arange(batch, device=row.device) * (height * width)).view(-1, 1, 1)
+    return F.embedding(index, feature_map.reshape(-1, channels))
 
 
 def soft_argmax(log_probability: Tensor) -> Tensor:
-    """Mean position under heat maps (B, h, w, K), log-softmax over h x w: (B, K, 2) in [-1, 1] crop coordinates."""
+    """Mean position under heat maps (B, K, h, w), log-softmax over h x w: (B, K, 2) in [-1, 1] crop coordinates."""
     probability = log_probability.exp()
-    _, height, width, _ = probability.shape
-    x, y = ((torch.arange(cells, device=probability.device) + 0.5) * (2 / cells) - 1 for cells in (width, height))
-    return torch.stack([torch.einsum("bhwk,w->bk", probability, x), torch.einsum("bhwk,h->bk", probability, y)], -1)
+    height, width = probability.shape[-2:]
+    x = (torch.arange(width, device=probability.device) + 0.5) * (2 / width) - 1
+    y = (torch.arange(height, device=probability.device) + 0.5) * (2 / height) - 1
+    return torch.stack([probability.sum(-2) @ x, probability.sum(-1) @ y], dim=-1)
 
 
 def ray_rotation(intrinsics: Tensor, size: int) -> Tensor:
@@ -407,29 +446,33 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         intrinsics = intrinsics.float()
         backbone = self.backbone(pixel_values)
         pooled = backbone.pooler_output
-        maps = self.feature_pyramid(backbone.last_hidden_state)
+        maps = self.feature_pyramid(backbone.last_hidden_state)  # [patch tokens, x2, x4, ...]
         log_heatmaps = keypoints = confidence = None
         if self.config.heatmap_evidence:
-            log_heatmaps = self.log_heatmaps(maps[self.config.heatmap_level])
+            log_heatmaps = self.log_heatmaps(maps[self.config.heatmap_level + 1])
             keypoints = soft_argmax(log_heatmaps)
             # a Gaussian target has this peak, so that a sure heat map gives about 1
-            confidence = log_heatmaps.flatten(1, 2).amax(1).exp() * (2 * math.pi * self.config.heatmap_sigma**2)
+            confidence = log_heatmaps.flatten(2).amax(2).exp() * (2 * math.pi * self.config.heatmap_sigma**2)
 
         evidence = [] if keypoints is None else [keypoints.flatten(1), confidence]
         state = self.initial([pooled, *evidence], self.mean_state(pixel_values.device).expand(len(pixel_values), -1))
         iterations = [self.decode(state, intrinsics, size)]
-        for feature_map, rectifier in zip(maps, self.rectifiers, strict=True):
+        for level, rectifier in enumerate(self.rectifiers):
             points = normalise_pixels(iterations[-1]["keypoints_2d"].detach(), size)
             evidence = [] if keypoints is None else [RESIDUAL_SCALE * (keypoints - points).flatten(1), confidence]
             # as in PyMAF each rectifier learns from its own correction only
-            state = rectifier(feature_map, points, evidence, state.detach())
+            if level + 1 < len(maps):
+                features = sample_points(maps[level + 1], points)
+            else:
+                features = self.upsample[level].sample(maps[-1], points)
+            state = rectifier(features, evidence, state.detach())
             iterations.append(self.decode(state, intrinsics, size))
 
         output = HandMIMMeshOutput(**iterations[-1])
         if self.config.score_head:
             output.score_logits = self.score(pooled).squeeze(-1).float()
         if log_heatmaps is not None:
-            output.heatmaps = log_heatmaps.permute(0, 3, 1, 2)
+            output.heatmaps = log_heatmaps
         if return_all:
             output.iterations = tuple(iterations)
         if labels is not None:
@@ -437,19 +480,23 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         return output
 
     def feature_pyramid(self, tokens: Tensor) -> list[Tensor]:
-        """Tokens (B, 1 + h w, C) -> channels-last maps, each twice as fine as the one before."""
+        """Tokens (B, 1 + h w, C) -> channels-last maps, each twice as fine as the one before.
+
+        The last one is left out where its few cells can be computed when they are sampled.
+        """
         side = math.isqrt(tokens.shape[1] - 1)
-        x = tokens[:, 1:].unflatten(1, (side, side))
-        maps = []
-        for upsample in self.upsample:
-            x = upsample(x)
-            maps.append(x)
+        maps = [tokens[:, 1:].unflatten(1, (side, side))]
+        last = len(self.upsample) - 1
+        for level, upsample in enumerate(self.upsample):
+            needed = self.config.heatmap_evidence and self.config.heatmap_level == last
+            if level < last or needed or not upsample.is_pointwise:
+                maps.append(upsample(maps[-1]))
         return maps
 
     def log_heatmaps(self, feature_map: Tensor) -> Tensor:
-        """Channels-last map (B, h, w, C) -> (B, h, w, 21) log-softmax over h x w, float32."""
-        logits = self.heatmap(feature_map).float()
-        return F.log_softmax(logits.flatten(1, 2), dim=1).view(logits.shape)
+        """Channels-last map (B, h, w, C) -> (B, 21, h, w) log-softmax over h x w, float32."""
+        logits = self.heatmap(feature_map).permute(0, 3, 1, 2).float().contiguous()
+        return F.log_softmax(logits.flatten(2), dim=-1).view(logits.shape)
 
     def mean_state(self, device: torch.device) -> Tensor:
         """(109,) flat hand, mean orientation, mean shape, mean camera: where the first estimate starts."""
