@@ -221,7 +221,7 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """
     # One (V, N) plane a coordinate, N the whole batch: gathers and sums then run over contiguous rows.
     planes = vertices.reshape(-1, *vertices.shape[-2:]).permute(2, 1, 0).contiguous()
-    corner = [plane.index_select(0, faces.t().reshape(-1)).view(3, len(faces), -1) for plane in planes]
+    corner = [plane.index_select(0, faces.t().reshape(-1)).view(3, len(faces), plane.shape[1]) for plane in planes]
     first = [c[1] - c[0] for c in corner]
     second = [c[2] - c[0] for c in corner]
     normal = []
@@ -294,8 +294,8 @@ class _Scan:
     ) -> None:
         self.batch, self.height, self.width, self.num_faces = points.shape[0], height, width, faces.shape[0]
         self.device = points.device
-        planes = points.float().permute(2, 0, 1).reshape(3 * self.batch, -1)
-        index = faces.long().t().reshape(1, -1).expand(3 * self.batch, -1)
+        planes = points.float().permute(2, 0, 1).reshape(3 * self.batch, points.shape[1])
+        index = faces.long().t().reshape(1, -1).expand(3 * self.batch, 3 * self.num_faces)
         corners = planes.gather(1, index).view(3, self.batch, 3, self.num_faces)
         source = _nonzero(self._visible(corners, cull, near).flatten())
         self.image = source.div(max(self.num_faces, 1), rounding_mode="floor")
