@@ -1,0 +1,163 @@
+"""What lens, sensor and compression do to a picture. Every step works on the samples that draw it, and only those."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .random import SampleRandom
+
+GREY_SHARE = 0.12
+_NOISE_LENGTH = 1 << 20
+
+# ITU-T T.81, annex K: the example quantisation table of luminance at quality 50.
+_LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+
+
+@functools.lru_cache(maxsize=4)
+def _noise_bank(device: str) -> Tensor:
+    """(_NOISE_LENGTH,) Gaussian noise, drawn once: hashing a number per pixel would cost more than all the rest."""
+    index = torch.arange(1024, device=device)
+    return SampleRandom(7, index).normal((_NOISE_LENGTH // 1024,)).flatten()
+
+
+def _noise(random: SampleRandom, count: int) -> Tensor:
+    """(B, count) Gaussian noise, a window of the bank each."""
+    bank = _noise_bank(str(random.device))
+    start = random.integers((), 0, len(bank) - count)
+    if random.device.type == "cpu":
+        return torch.stack([bank[first : first + count] for first in start.tolist()])
+    return bank[start[:, None] + torch.arange(count, device=random.device)]
+
+
+def _chosen(flag: Tensor) -> Tensor:
+    return torch.nonzero(flag).squeeze(1)
+
+
+def soften(picture: Tensor, weight: Tensor, axis: int, step: int = 1) -> Tensor:
+    """Three-tap blur (w, 1 - 2 w, w) along an axis, taps `step` px apart. picture (B, C, H, W), weight (B,)."""
+    length = picture.shape[axis]
+    left = picture.narrow(axis, 0, length - 2 * step)
+    right = picture.narrow(axis, 2 * step, length - 2 * step)
+    middle = picture.narrow(axis, step, length - 2 * step)
+    result = picture.clone()
+    change = (left + right).sub_(middle, alpha=2).mul_(weight[:, None, None, None])
+    result.narrow(axis, step, length - 2 * step).add_(change)
+    return result
+
+
+def blur(random: SampleRandom, picture: Tensor) -> Tensor:
+    """Defocus, slight in most pictures, and motion blur along one axis or a diagonal in one of ten."""
+    amount = random.uniform((), 0.0, 0.25)
+    heavy, motion = _chosen(random.bernoulli(0.28)), _chosen(random.bernoulli(0.1))
+    for axis in (2, 3):
+        picture = soften(picture, amount, axis)
+    if len(heavy):
+        strong = random.fork("heavy").select(heavy).uniform((), 0.1, 0.33)
+        part = picture[heavy]
+        for axis, step in ((2, 1), (3, 1), (2, 2), (3, 2)):
+            part = soften(part, strong, axis, step)
+        picture[heavy] = part
+    if len(motion):
+        draw = random.fork("motion").select(motion)
+        flat, part = draw.uniform((), 0.1, 0.33), picture[motion]
+        along = draw.bernoulli(0.5)
+        for step in (1, 2, 3):
+            part = soften(part, flat * along, 3, step)
+            part = soften(part, flat * ~along, 2, step)
+        picture[motion] = part
+    return picture
+
+
+def shrink(random: SampleRandom, picture: Tensor) -> Tensor:
+    """Low resolution: one in eight pictures was smaller by 1.5 to 4 and is enlarged again."""
+    kind = random.choice((0.86, 0.06, 0.05, 0.03))
+    size = picture.shape[-1]
+    for k, factor in enumerate((1.5, 2.3, 3.6)):
+        chosen = _chosen(kind == k + 1)
+        if len(chosen):
+            small = F.interpolate(picture[chosen], (round(size / factor),) * 2, mode="bilinear", antialias=True)
+            picture[chosen] = F.interpolate(small, (size, size), mode="bilinear")
+    return picture
+
+
+def develop(random: SampleRandom, picture: Tensor) -> Tensor:
+    """Linear light to sRGB: shoulder, gamma, colour cast, contrast, grey photographs. In place.
+
+    Args:
+        random: Its draws.
+        picture: (B, 3, S, S) linear, 0 and up.
+
+    Returns:
+        (B, 3, S, S) sRGB, about [0, 1].
+    """
+    gain = random.normal((3,), 1.0, 0.07) * random.log_uniform((1,), 0.75, 1.3)
+    picture.mul_(gain[..., None, None]).clamp_(min=0)
+    picture = (picture / picture.mul(0.15).add_(1.0)).sqrt_()
+    contrast, lift = random.uniform((), 0.75, 1.2), random.normal((), 0.0, 0.04)
+    level = picture.mean((1, 2, 3))
+    picture.mul_(contrast[:, None, None, None]).add_((level * (1 - contrast) + lift)[:, None, None, None])
+    saturation = torch.where(random.bernoulli(GREY_SHARE), torch.zeros_like(lift), random.uniform((), 0.55, 1.3))
+    luma = (picture[:, 0] * 0.3 + picture[:, 1] * 0.59).add_(picture[:, 2], alpha=0.11)[:, None]
+    return torch.lerp(luma.expand_as(picture), picture, saturation[:, None, None, None])
+
+
+def sensor(random: SampleRandom, picture: Tensor) -> Tensor:
+    """Noise of the sensor, sometimes strong; grey pictures get grey noise. In place, sRGB."""
+    strength = random.uniform().square() * 0.035 + random.bernoulli(0.06).float() * random.uniform((), 0.0, 0.06)
+    noise = _noise(random, picture[0].numel()).view_as(picture)
+    grey = (picture[:, 0, 0, 0] == picture[:, 1, 0, 0]) & (picture[:, 0, -1, -1] == picture[:, 1, -1, -1])
+    chosen = _chosen(grey | random.bernoulli(0.3))
+    noise[chosen] = noise[chosen][:, :1].expand(-1, 3, -1, -1)
+    return picture.addcmul_(noise, strength[:, None, None, None].expand_as(noise))
+
+
+@functools.lru_cache(maxsize=4)
+def _dct(device: str) -> tuple[Tensor, Tensor]:
+    """The orthonormal 8 x 8 DCT-II on flattened blocks (64, 64), and the luminance table (64,) over 255."""
+    k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
+    basis = torch.cos(math.pi * (2 * n + 1) * k / 16) * torch.where(k == 0, math.sqrt(1 / 8), 0.5)
+    table = torch.tensor(_LUMINANCE, dtype=torch.float32).flatten() / 255
+    return torch.kron(basis, basis).T.contiguous().to(device), table.to(device)
+
+
+def compress(random: SampleRandom, picture: Tensor) -> Tensor:
+    """Block artefacts of JPEG in 45 % of the pictures: quantised DCT of luminance, coarse colour."""
+    chosen = _chosen(random.bernoulli(0.45))
+    size = picture.shape[-1]
+    if not len(chosen) or size % 8:
+        return picture
+    part = picture[chosen]
+    basis, table = _dct(str(picture.device))
+    quality = random.select(chosen).uniform((), 0.15, 1.6)
+    luma = (part[:, 0] * 0.299 + part[:, 1] * 0.587).add_(part[:, 2], alpha=0.114)
+    chroma = F.interpolate(F.avg_pool2d(part - luma[:, None], 2), scale_factor=2, mode="nearest")
+    blocks = luma.view(-1, size // 8, 8, size // 8, 8).transpose(2, 3).reshape(len(chosen), -1, 64)
+    step = quality[:, None, None] * table
+    coded = ((blocks @ basis) / step).round_().mul_(step) @ basis.T
+    coded = coded.view(-1, size // 8, size // 8, 8, 8).transpose(2, 3).reshape(-1, 1, size, size)
+    picture[chosen] = chroma.add_(coded)
+    return picture
+
+
+def degrade(random: SampleRandom, picture: Tensor) -> Tensor:
+    """From linear light (B, 3, S, S) to the file's pixels: uint8 (B, S, S, 3)."""
+    picture = blur(random.fork("blur"), picture)
+    picture = shrink(random.fork("shrink"), picture)
+    picture = develop(random.fork("develop"), picture)
+    picture = sensor(random.fork("sensor"), picture)
+    picture = compress(random.fork("compress"), picture)
+    return picture.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

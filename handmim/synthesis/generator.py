@@ -1,0 +1,368 @@
+"""Labelled pictures of hands from (seed, index), in batches, on a CPU or a GPU.
+
+Colours between skin and sensor are *linear* in the sense of a gamma of 2: a square root turns them into sRGB. The true
+curve differs little and its powers would cost a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geometry import project
+from ..hand_model import HandModel
+from ..rendering import Fragments, project_with_depth, rasterize, vertex_normals
+from . import backgrounds, cameras
+from .degradation import degrade
+from .hand_mesh import HandMesh, load_hand_mesh
+from .light import Light, sample_light, shade
+from .objects import cast, sample_things, shade_things
+from .poses import sample_poses
+from .random import SampleRandom
+from .skin import Skin, dress, paint
+
+NEGATIVES = 0.17  # share of pictures that do not show a right hand
+_EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
+SECOND_SHARE = 0.10
+THING_SHARE = 0.38
+HELD = 0.75  # of the things
+SUPERSAMPLING = 2
+# A second hand draws from the indices of another, never used, half of the number range.
+_SECOND = 1 << 62
+_CPU_CHUNK, _CUDA_CHUNK = 16, 256
+# Flesh between a joint and the surface before it, m, in the order of the 21 joints.
+_FLESH = (0.026,) + (0.024, 0.018, 0.015, 0.011) + (0.020, 0.015, 0.013, 0.010) * 4
+
+
+@dataclass
+class SyntheticBatch:
+    """Pictures with every label. Camera frame, metres; crop pixels with (0, 0) at the top-left pixel's centre.
+
+    Attributes:
+        images: (B, S, S, 3) uint8 RGB.
+        intrinsics: (B, 3, 3) float32, px of the crop.
+        labels: global_orient (B, 3, 3), hand_pose (B, 15, 3, 3), betas (B, 10), vertices (B, V, 3), joints (B, 21, 3),
+            keypoints_2d (B, 21, 2), all NaN where no right hand is shown; hand (B,) 1.0 for a right hand, 0.0 for none
+            or a left one; mask (B, S, S) bool, the visible pixels of the hand without its forearm (of a left hand,
+            too); visibility (B, 21) bool, joints in the picture with nothing but their own flesh before them.
+    """
+
+    images: Tensor
+    intrinsics: Tensor
+    labels: dict[str, Tensor]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, S, S) bool, see `labels`."""
+        return self.labels["mask"]
+
+    @property
+    def visibility(self) -> Tensor:
+        """(B, 21) bool, see `labels`."""
+        return self.labels["visibility"]
+
+    def to(self, device: torch.device | str) -> SyntheticBatch:
+        """The batch on another device."""
+        labels = {name: value.to(device) for name, value in self.labels.items()}
+        return SyntheticBatch(self.images.to(device), self.intrinsics.to(device), labels)
+
+
+def generate(
+    seed: int,
+    index: Tensor | Sequence[int],
+    size: int = 128,
+    device: torch.device | str = "cpu",
+    negatives: float = NEGATIVES,
+    background_photos: Tensor | None = None,
+) -> SyntheticBatch:
+    """Draw labelled pictures; the same (seed, index) gives the same picture in any batch.
+
+    Args:
+        seed: Names the data set.
+        index: (B,) int64 sample indices in [0, 2^62), or a range.
+        size: side of the pictures, px; a multiple of 8 for JPEG artefacts.
+        device: where to draw and where the result lies.
+        negatives: share of pictures without a right hand: three in ten empty, the others with a left hand.
+        background_photos: (N, H, W, 3) uint8, shown behind half of the hands.
+
+    Returns:
+        A `SyntheticBatch` on `device`.
+
+    Raises:
+        ValueError: An argument out of range.
+    """
+    index = torch.as_tensor(list(index) if isinstance(index, range) else index, dtype=torch.int64)
+    _check(index, size, negatives, background_photos)
+    device = torch.device(device)
+    bank = backgrounds.background_bank(seed, str(device))
+    photos = None if background_photos is None else _photo_bank(background_photos, str(device))
+    chunk = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
+    with torch.inference_mode():
+        parts = [
+            _Scene(seed, part.to(device), size, negatives).picture(bank, photos) for part in index.split(chunk)
+        ]
+    labels = {name: torch.cat([p.labels[name] for p in parts]) for name in parts[0].labels}
+    return SyntheticBatch(torch.cat([p.images for p in parts]), torch.cat([p.intrinsics for p in parts]), labels)
+
+
+def _check(index: Tensor, size: int, negatives: float, photos: Tensor | None) -> None:
+    if index.ndim != 1 or len(index) == 0:
+        raise ValueError(f"index must hold at least one sample index, got shape {tuple(index.shape)}")
+    if int(index.min()) < 0 or int(index.max()) >= _SECOND:
+        raise ValueError(f"index must lie in [0, 2^62), got {int(index.min())} to {int(index.max())}")
+    if size < 16:
+        raise ValueError(f"size must be at least 16 px, got {size}")
+    if not 0 <= negatives <= 1:
+        raise ValueError(f"negatives must be a share in [0, 1], got {negatives}")
+    if photos is not None and (photos.ndim != 4 or photos.shape[-1] != 3 or photos.dtype != torch.uint8):
+        raise ValueError(f"background_photos must be uint8 (N, H, W, 3), got {photos.dtype} {tuple(photos.shape)}")
+
+
+_PHOTOS: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+
+
+def _photo_bank(photos: Tensor, device: str) -> Tensor:
+    """`backgrounds.photo_bank`, kept for the photos of the last call."""
+    key = (id(photos), device)
+    if key not in _PHOTOS:
+        _PHOTOS.clear()
+        _PHOTOS[key] = (photos, backgrounds.photo_bank(photos, device))
+    return _PHOTOS[key][1]
+
+
+@functools.lru_cache(maxsize=4)
+def _hand_model(device: str) -> HandModel:
+    return HandModel("open").to(device)
+
+
+def _take(record: Light | Skin, rows: Tensor) -> Light | Skin:
+    """A dataclass of (B, ...) tensors, its rows selected."""
+    return type(record)(**{f.name: getattr(record, f.name)[rows] for f in fields(record)})
+
+
+class _Scene:
+    """One chunk of samples on its way from numbers to pictures.
+
+    A *row* is one hand: the first B rows are the samples' own hands, the rest are second hands, `parent` names their
+    samples. A second left hand is drawn as a right one in a mirrored world.
+    """
+
+    def __init__(self, seed: int, index: Tensor, size: int, negatives: float) -> None:
+        self.size, self.device = size, index.device
+        self.random = SampleRandom(seed, index)
+        draw = self.random.fork("scene")
+        negative = draw.bernoulli(negatives)
+        empty = draw.bernoulli(_EMPTY)
+        self.left, self.empty = negative & ~empty, negative & empty
+        second = torch.nonzero(draw.bernoulli(SECOND_SHARE) & ~self.empty).squeeze(1)
+        self.batch = len(index)
+        self.parent = torch.cat([torch.arange(self.batch, device=self.device), second])
+        self.rows = SampleRandom(seed, torch.cat([index, index[second] + _SECOND]))
+        self.skin_random = SampleRandom(seed, index[self.parent]).fork("skin")
+        mirrored = self.rows.fork("side").bernoulli(0.85)
+        self.mirrored = mirrored & (torch.arange(len(self.parent), device=self.device) >= self.batch)
+        self.sign = torch.where(self.mirrored, -1.0, 1.0)
+        self.mesh: HandMesh = load_hand_mesh(str(self.device))
+
+    def picture(self, bank: Tensor, photos: Tensor | None) -> SyntheticBatch:
+        """Everything, in order."""
+        self._pose()
+        self._light()
+        back = backgrounds.compose_background(self.random.fork("background"), bank, self.size, photos)
+        picture = self._draw_hands(back)
+        picture = self._draw_things(picture)
+        images = degrade(self.random.fork("degradation"), picture)
+        return self._label(images)
+
+    def _pose(self) -> None:
+        """Pose all rows, place them before the samples' cameras."""
+        rows = self.rows
+        self.hand_pose = sample_poses(rows.fork("pose"))
+        self.betas = rows.fork("shape").normal((10,)).clamp(-3, 3)
+        self.global_orient = cameras.sample_orientation(rows.fork("orientation"))
+        bend = cameras.sample_wrist_bend(rows.fork("wrist"), self.global_orient)
+        self.hand = _hand_model(str(self.device))(self.global_orient, self.hand_pose, self.betas)
+        wrist = self.hand.skeleton_joints[:, 0]
+        arm = self.mesh.extend(self.hand.vertices, wrist, self.global_orient, bend, self.betas)
+        first = slice(0, self.batch)
+        draw = self.random.fork("camera")
+        own = cameras.place(draw, arm[first], self.hand.joints[first])
+        self.intrinsics = cameras.crop_camera(draw, self.hand.joints[first] + own[:, None], self.size)
+        middle = self.hand.joints.mean(1)
+        beside = rows.fork("beside")
+        angle = beside.uniform((), 0, 2 * torch.pi)
+        depth = beside.uniform((), 0.02, 0.09) * torch.where(beside.bernoulli(0.6), 1.0, -1.0)
+        offset = torch.stack([angle.cos(), angle.sin()], 1) * beside.uniform((1,), 0.03, 0.12)
+        target = (middle[first] + own)[self.parent] + torch.cat([offset, depth[:, None]], 1)
+        target = target * torch.stack([self.sign, torch.ones_like(self.sign), torch.ones_like(self.sign)], 1)
+        self.translation = torch.cat([own, (target - middle)[self.batch :]])
+        self.middle = middle + self.translation
+        self.vertices = arm + self.translation[:, None]
+
+    def _light(self) -> None:
+        """Surface and light of all rows; `self.attributes`: colour, irradiance, place along the arm, grain."""
+        mesh = self.mesh
+        normals = vertex_normals(self.vertices, mesh.faces)
+        skin = paint(self.skin_random, mesh)
+        self.vertices = dress(skin, mesh, self.vertices, normals)
+        light = sample_light(self.random.fork("light"))
+        seen: Light = _take(light, self.parent)
+        flip = torch.stack([self.sign, torch.ones_like(self.sign), torch.ones_like(self.sign)], 1)
+        seen.up, seen.direction = seen.up * flip, seen.direction * flip[:, None]
+        turn = self.random.fork("ambient").rotation()[self.parent]
+        irradiance, highlight = shade(seen, skin, self.vertices, normals, self.middle, turn)
+        colour = skin.albedo * irradiance + highlight
+        hand = colour[: self.batch, : mesh.num_hand_vertices]
+        front = (normals[: self.batch, : mesh.num_hand_vertices, 2:] < 0).float()
+        level = (hand.mean(2, keepdim=True) * front).sum(1) / front.sum(1)
+        # The camera's automatic exposure, which knows how dark the skin is only in part.
+        self.exposure = (light.target[:, None] / level.clamp(min=0.02)).pow(0.75).clamp(max=6.0)[..., None]  # (B, 1, 1)
+        gain = self.exposure[self.parent]
+        along = mesh.rest[None, :, :1].expand(len(colour), -1, -1)
+        grain = mesh.noise[-1][None, :, None].expand(len(colour), -1, -1)
+        self.attributes = torch.cat([colour * gain, irradiance * gain, along, grain], 2)
+        light.sky, light.ground = light.sky * self.exposure[:, 0], light.ground * self.exposure[:, 0]
+        light.lamp = light.lamp * self.exposure
+        self.light, self.skin = light, skin
+
+    def _rasterize(self) -> Fragments:
+        """All rows at `SUPERSAMPLING` times the size; empty samples have no hand."""
+        intrinsics = self.intrinsics[self.parent]
+        centre = intrinsics[:, 0, 2]
+        intrinsics[:, 0, 2] = torch.where(self.mirrored, self.size - 1 - centre, centre)
+        points = project_with_depth(self.vertices, intrinsics)
+        points[..., :2] = (points[..., :2] + 0.5) * SUPERSAMPLING - 0.5
+        gone = torch.cat([self.empty, self.empty.new_zeros(len(self.parent) - self.batch)])
+        points[..., 2].masked_fill_(gone[:, None], -1.0)
+        side = self.size * SUPERSAMPLING
+        return rasterize(points, self.mesh.faces, side, side, near=0.04)
+
+    def _draw_hands(self, back: Tensor) -> Tensor:
+        """Paint all rows over the backgrounds (B, 3, S, S); keeps depth and mask."""
+        seen, size, side = self._rasterize(), self.size, self.size * SUPERSAMPLING
+        shift = SUPERSAMPLING.bit_length() - 1
+        line = seen.pixel_index.div(side, rounding_mode="floor")
+        x = seen.pixel_index - line * side
+        row = line.div(side, rounding_mode="floor")
+        if len(self.parent) > self.batch:
+            x = torch.where(self.mirrored[row], side - 1 - x, x)
+        y = line - row * side
+        pixel = ((self.parent[row] * size) + (y >> shift)) * size + (x >> shift)  # of the final pictures
+        # The nearest sample gives a pixel its colour, the number of samples its coverage.
+        order = torch.arange(len(pixel), device=self.device)
+        key = (seen.pixel_depth.view(torch.int32).long() << 32) | order
+        total = self.batch * size * size
+        nearest = torch.full((total,), torch.iinfo(torch.int64).max, device=self.device)
+        nearest.scatter_reduce_(0, pixel, key, "amin")
+        count = torch.zeros(total, device=self.device)
+        count.scatter_add_(0, pixel, torch.full_like(seen.pixel_depth, SUPERSAMPLING**-2))
+        where = torch.nonzero(count).squeeze(1)
+        chosen = nearest[where] & 0xFFFFFFFF
+        colour = self._pixel_colour(seen, row[chosen], chosen)
+        coverage = count.clamp_(max=1).view(self.batch, 1, size, size)
+        self._cast_shadow(back, coverage)
+        self._blend(back, where, coverage.view(-1)[where], colour)
+        self.depth = torch.full((total,), float("inf"), device=self.device)
+        self.depth[where] = seen.pixel_depth[chosen]
+        self.depth = self.depth.view(self.batch, size, size)
+        own = self.mesh.hand_face[seen.pixel_face[chosen]] & (row[chosen] < self.batch)
+        self.mask = torch.zeros(total, dtype=torch.bool, device=self.device)
+        self.mask[where] = own & (coverage.view(-1)[where] >= 0.5)
+        self.mask = self.mask.view(self.batch, size, size)
+        return back
+
+    def _pixel_colour(self, seen: Fragments, row: Tensor, chosen: Tensor) -> Tensor:
+        """(P, 3) linear colour of chosen samples; the sleeve has its edge and stripes here, finer than the mesh."""
+        corners = self.mesh.faces.index_select(0, seen.pixel_face[chosen]) + (row * self.mesh.num_vertices)[:, None]
+        weights = seen.pixel_barycentric[chosen]
+        values = F.embedding_bag(corners, self.attributes.flatten(0, 1), per_sample_weights=weights, mode="sum")
+        skin, irradiance, along, grain = values.split((3, 3, 1, 1), 1)
+        start = self.skin.sleeve_start[row, None]
+        covered = torch.nonzero((along > start)[:, 0]).squeeze(1)
+        colour = skin.contiguous()
+        if len(covered):
+            row, along = row[covered], along[covered]
+            stripes = torch.frac(along[:, 0] * self.skin.sleeve_stripes[row]) > 0.5
+            cloth = self.skin.sleeve_colour[row, stripes.long()]
+            cuff = ((along - start[covered]) / 0.004).clamp(0, 1)  # the rim lies in its own shadow
+            colour[covered] = cloth * irradiance[covered] * (0.55 + 0.45 * cuff) * (1 + 0.08 * grain[covered])
+        return colour
+
+    def _blend(self, picture: Tensor, where: Tensor, coverage: Tensor, colour: Tensor) -> None:
+        """Paint colours (P, 3) over pixels `where` (flat over (B, S, S)) of pictures (B, 3, S, S), in place."""
+        plane = self.size**2
+        sample = where.div(plane, rounding_mode="floor")
+        flat = picture.view(-1)
+        for k in range(3):
+            index = where + (sample * 2 + k) * plane
+            flat[index] = torch.lerp(flat.index_select(0, index), colour[:, k], coverage)
+
+    def _cast_shadow(self, back: Tensor, coverage: Tensor) -> None:
+        """A soft shadow of the hand on what is behind it, in a third of the pictures, in place."""
+        draw = self.random.fork("background shadow")
+        chosen = torch.nonzero(draw.bernoulli(0.33)).squeeze(1)
+        if not len(chosen) or self.size % 8:
+            return
+        draw = draw.select(chosen)
+        soft = F.avg_pool2d(coverage[chosen], 8)
+        soft = torch.where(draw.bernoulli(0.5, (1, 1, 1)), F.avg_pool2d(soft, 3, 1, 1), soft)
+        move = draw.normal((1, 1, 2), 0.0, 0.10).expand(-1, self.size // 8, self.size // 8, -1)
+        axis = torch.linspace(-1, 1, self.size // 8, device=self.device)
+        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), 2) + move
+        soft = F.grid_sample(soft, grid, padding_mode="border", align_corners=True)
+        soft = F.interpolate(soft, (self.size, self.size), mode="bilinear")
+        back[chosen] *= 1 - soft * draw.uniform((1, 1, 1), 0.15, 0.65)
+
+    def _draw_things(self, picture: Tensor) -> Tensor:
+        """Objects in and before the hand, and in every picture without one; they take from depth and mask."""
+        draw = self.random.fork("thing")
+        chosen = torch.nonzero(draw.bernoulli(THING_SHARE) | self.empty).squeeze(1)
+        if not len(chosen):
+            return picture
+        draw = draw.select(chosen)
+        joints = self.hand.joints[chosen] + self.translation[chosen, None]
+        things = sample_things(draw, joints, draw.bernoulli(HELD))
+        depth, point, normal = cast(things, self.intrinsics[chosen], self.size)
+        front = depth < self.depth[chosen]
+        colour = shade_things(things, _take(self.light, chosen), point, normal)
+        weight = front.float()[:, None]
+        picture[chosen] = torch.lerp(picture[chosen], colour, weight)
+        self.depth[chosen] = torch.minimum(depth, self.depth[chosen])
+        self.mask[chosen] &= ~front
+        return picture
+
+    def _label(self, images: Tensor) -> SyntheticBatch:
+        """Labels of the samples; left hands are right ones whose picture is flipped last."""
+        first, size = slice(0, self.batch), self.size
+        joints = self.hand.joints[first] + self.translation[first, None]
+        labels = {
+            "global_orient": self.global_orient[first].clone(),
+            "hand_pose": self.hand_pose[first].clone(),
+            "betas": self.betas[first].clone(),
+            "vertices": self.hand.vertices[first] + self.translation[first, None],
+            "joints": joints,
+            "keypoints_2d": project(joints, self.intrinsics),
+        }
+        pixel = labels["keypoints_2d"].round().long()
+        inside = ((pixel >= 0) & (pixel < size)).all(2)
+        x, y = pixel.clamp(0, size - 1).unbind(2)
+        sample = torch.arange(self.batch, device=self.device)[:, None]
+        flesh = torch.tensor(_FLESH, device=self.device)
+        near = self.depth[sample, y, x] > joints[..., 2] - flesh
+        negative = self.left | self.empty
+        visible = inside & near & self.mask[sample, y, x] & ~negative[:, None]
+        for value in labels.values():
+            value[negative] = float("nan")
+        left = self.left[:, None, None]
+        images = torch.where(left[..., None], images.flip(2), images)
+        mask = torch.where(left, self.mask.flip(2), self.mask)
+        labels |= {"hand": (~negative).float(), "mask": mask, "visibility": visible}
+        centre = self.intrinsics[:, 0, 2]
+        self.intrinsics[:, 0, 2] = torch.where(self.left, size - 1 - centre, centre)
+        return SyntheticBatch(images, self.intrinsics, labels)

@@ -1,0 +1,159 @@
+"""The hand with its forearm, as the pictures show it, and the maps that its skin is painted from."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from ..rendering import vertex_normals
+
+# Rest space is MANO's: fingers along -x, back of the hand +y, thumb +z; so the elbow lies along +x.
+_BEND_END = 0.06  # m past the wrist, beyond which the forearm is rigid and may be cut finer and stretched
+FOREARM_LENGTH = 0.34  # m from the wrist to the cut end; loose crops show that much of an arm
+_NUM_NOISE = 24
+_NUM_WAVES = 24
+
+
+@dataclass
+class HandMesh:
+    """Constant arrays of the rendered mesh; its first `num_hand_vertices` rows are the hand model's vertices.
+
+    Attributes:
+        faces: (F, 3) int64, outward winding.
+        hand_face: (F,) bool, faces that belong to the hand and not to the forearm.
+        num_hand_vertices: V of the hand model.
+        moved: (M,) int64 vertices that the forearm's own rotation moves, or that the hand model lacks.
+        moved_template: (M, 3), m. moved_shape_dirs: (10, M * 3), m per unit of betas.
+        moved_weight: (M, 1) share of the forearm's rotation, in [0, 1].
+        rest: (Vr, 3) rest positions of all rendered vertices, m.
+        dorsal, nail, redness, knuckle, crease: (Vr,) in [0, 1], maps on the skin.
+        noise: (_NUM_NOISE, Vr) smooth random fields on the skin, mean 0, standard deviation 1, fine ones last.
+    """
+
+    faces: Tensor
+    hand_face: Tensor
+    num_hand_vertices: int
+    moved: Tensor
+    moved_template: Tensor
+    moved_shape_dirs: Tensor
+    moved_weight: Tensor
+    rest: Tensor
+    dorsal: Tensor
+    nail: Tensor
+    redness: Tensor
+    knuckle: Tensor
+    crease: Tensor
+    noise: Tensor
+
+    @property
+    def num_vertices(self) -> int:
+        """Vr, hand and forearm."""
+        return self.rest.shape[0]
+
+    def extend(self, vertices: Tensor, wrist: Tensor, global_orient: Tensor, forearm: Tensor, betas: Tensor) -> Tensor:
+        """Put the forearm on posed hands and bend them at the wrist.
+
+        Args:
+            vertices: (B, V, 3) of the hand model without translation, m.
+            wrist: (B, 3) the wrist joint of the same, m.
+            global_orient: (B, 3, 3). forearm: (B, 3, 3) rotation of the forearm relative to the hand.
+            betas: (B, 10).
+
+        Returns:
+            (B, Vr, 3), m, the same frame.
+        """
+        rest = torch.addmm(self.moved_template.view(-1), betas, self.moved_shape_dirs).view(len(betas), -1, 3)
+        rest = rest - wrist[:, None]
+        straight = rest @ global_orient.transpose(1, 2)
+        turned = rest @ (global_orient @ forearm).transpose(1, 2)
+        known = self.moved < self.num_hand_vertices
+        # The hand model's own vertices keep their pose correctives; only the turn of the forearm is added.
+        base = torch.where(known[:, None], vertices[:, self.moved.clamp(max=self.num_hand_vertices - 1)], straight + wrist[:, None])
+        result = vertices.new_empty(len(betas), self.num_vertices, 3)
+        result[:, : self.num_hand_vertices] = vertices
+        result[:, self.moved] = base + self.moved_weight * (turned - straight)
+        return result
+
+
+@functools.lru_cache(maxsize=4)
+def load_hand_mesh(device: str = "cpu") -> HandMesh:
+    """The rendered mesh of the open hand, from the package's asset."""
+    raw = load_safetensors((resources.files("handmim") / "assets" / "open_hand.safetensors").read_bytes())
+    arrays = {name: value for name, value in raw.items()}
+    num_hand = len(arrays["template"])
+    rest = arrays["render_template"].float()
+    attributes = {
+        "rest": rest,
+        "shape": arrays["render_shape_dirs"].float().flatten(1),
+        "lower": arrays["lower_arm"].float()[:, None],
+        **{name: value[:, None] for name, value in _skin_maps(arrays, rest).items()},
+    }
+    faces = arrays["render_faces"].long()
+    hand_face = (faces < num_hand).all(1)
+    faces, hand_face, attributes = _refine_forearm(faces, hand_face, attributes)
+    rest = _lengthen(attributes["rest"])
+    moved = torch.nonzero((attributes["lower"][:, 0] > 0) | (torch.arange(len(rest)) >= num_hand)).squeeze(1)
+    shape = attributes["shape"].view(len(rest), 3, 10)[moved]
+    tensors = {
+        "faces": faces,
+        "hand_face": hand_face,
+        "moved": moved,
+        "moved_template": rest[moved],
+        "moved_shape_dirs": shape.permute(2, 0, 1).reshape(10, -1).contiguous(),
+        "moved_weight": attributes["lower"][moved],
+        "rest": rest,
+        "noise": _noise_fields(rest),
+        **{name: attributes[name][:, 0] for name in ("dorsal", "nail", "redness", "knuckle", "crease")},
+    }
+    return HandMesh(num_hand_vertices=num_hand, **{name: value.to(device) for name, value in tensors.items()})
+
+
+def _skin_maps(arrays: dict[str, Tensor], rest: Tensor) -> dict[str, Tensor]:
+    """(Vr,) maps in [0, 1]; where the asset has none, the back of the hand is told by the normal and the rest is 0."""
+    normals = vertex_normals(rest, arrays["render_faces"].long())
+    plain = torch.zeros(len(rest))
+    maps = {name: arrays[name].float() if name in arrays else plain for name in ("nail", "redness", "knuckle", "crease")}
+    maps["dorsal"] = arrays["dorsal"].float() if "dorsal" in arrays else (normals[:, 1] * 0.9 + 0.5)
+    return {name: value.clamp(0, 1) for name, value in maps.items()}
+
+
+def _refine_forearm(
+    faces: Tensor, hand_face: Tensor, attributes: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Cut each rigid forearm face into four, so that a cuff has an edge; midpoints take the mean of their ends."""
+    inside = (attributes["rest"][:, 0] > _BEND_END)[faces].all(1)
+    coarse = faces[inside]
+    edges = torch.cat([coarse[:, [0, 1]], coarse[:, [1, 2]], coarse[:, [2, 0]]]).sort(1).values
+    unique, inverse = torch.unique(edges, dim=0, return_inverse=True)
+    start = len(attributes["rest"])
+    ab, bc, ca = (inverse + start).view(3, -1)
+    a, b, c = coarse.unbind(1)
+    fine = torch.stack([a, ab, ca, ab, b, bc, ca, bc, c, ab, bc, ca], 1).view(-1, 3)
+    attributes = {k: torch.cat([v, (v[unique[:, 0]] + v[unique[:, 1]]) / 2]) for k, v in attributes.items()}
+    hand_face = torch.cat([hand_face[~inside], hand_face[inside].repeat_interleave(4)])
+    return torch.cat([faces[~inside], fine]), hand_face, attributes
+
+
+def _lengthen(rest: Tensor) -> Tensor:
+    """Stretch the rigid part of the forearm along x to `FOREARM_LENGTH`, if it is shorter."""
+    end = float(rest[:, 0].max())
+    factor = max(1.0, (FOREARM_LENGTH - _BEND_END) / (end - _BEND_END))
+    x = rest[:, :1]
+    return torch.cat([torch.where(x > _BEND_END, _BEND_END + (x - _BEND_END) * factor, x), rest[:, 1:]], 1)
+
+
+def _noise_fields(rest: Tensor) -> Tensor:
+    """Sums of random plane waves in rest space: a third each of about 60, 20 and 9 mm wavelength."""
+    generator = torch.Generator().manual_seed(20)
+    fields = []
+    for k in range(_NUM_NOISE):
+        wavelength = (0.06, 0.02, 0.009)[k * 3 // _NUM_NOISE]
+        wave = torch.randn(3, _NUM_WAVES, generator=generator) * (2 * torch.pi / wavelength / 1.7)
+        field = torch.sin(rest @ wave + torch.rand(_NUM_WAVES, generator=generator) * 2 * torch.pi).sum(1)
+        fields.append((field - field.mean()) / field.std())
+    return torch.stack(fields)

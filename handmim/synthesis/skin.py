@@ -1,0 +1,107 @@
+"""The colour of skin, nails and sleeves, vertex by vertex. Colours are linear in the sense of `generator.GAMMA`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .hand_mesh import HandMesh
+from .random import SampleRandom
+
+# From very light to very dark, sRGB; judged by eye against the ten tones of the Monk scale.
+TONES = (
+    (0.95, 0.79, 0.70),
+    (0.92, 0.72, 0.60),
+    (0.85, 0.63, 0.50),
+    (0.74, 0.52, 0.39),
+    (0.56, 0.38, 0.28),
+    (0.38, 0.25, 0.18),
+    (0.24, 0.16, 0.12),
+)
+PALE_PALM = (0.76, 0.56, 0.47)  # towards which the palm of dark skin tends, sRGB
+SLEEVE_SHARE = 0.55
+
+
+@dataclass
+class Skin:
+    """The surface of B hands.
+
+    Attributes:
+        albedo: (B, Vr, 3) linear.
+        sleeve_start: (B,) m along the forearm (rest x); infinite without a sleeve.
+        sleeve_thickness: (B,) m.
+        sleeve_colour: (B, 2, 3) linear, cloth and stripes.
+        sleeve_stripes: (B,) stripes per metre, 0 for plain cloth.
+        gloss: (B,) strength of the highlight. roughness: (B,) its exponent.
+    """
+
+    albedo: Tensor
+    sleeve_start: Tensor
+    sleeve_thickness: Tensor
+    sleeve_colour: Tensor
+    sleeve_stripes: Tensor
+    gloss: Tensor
+    roughness: Tensor
+
+
+def sample_tone(random: SampleRandom) -> tuple[Tensor, Tensor]:
+    """Skin of the back of the hand and of the palm: two (B, 3), sRGB, balanced over the ramp of `TONES`."""
+    ramp = torch.tensor(TONES, device=random.device)
+    place = random.uniform((), 0.0, len(TONES) - 1.0)
+    left = place.long().clamp(max=len(TONES) - 2)
+    share = (place - left)[:, None]
+    tone = ramp[left] * (1 - share) + ramp[left + 1] * share
+    tone = tone * random.normal((1,), 1.0, 0.05) * random.normal((3,), 1.0, 0.025)
+    paler = (0.65 * (1 - tone.mean(1, keepdim=True) / 0.6)).clamp(0, 1)
+    pale = torch.tensor(PALE_PALM, device=random.device)
+    palm = (tone * (1 - paler) + pale * paler) * torch.tensor([1.03, 0.96, 0.94], device=random.device)
+    return tone, palm
+
+
+def paint(random: SampleRandom, mesh: HandMesh) -> Skin:
+    """Draw the surface of a batch of hands."""
+    tone, palm = sample_tone(random)
+    albedo = tone[:, None] + (1 - mesh.dorsal)[None, :, None] * (palm - tone)[:, None]
+    albedo = albedo * _relief(random, mesh)
+    nail = tone * 0.75 + torch.tensor([0.88, 0.64, 0.60], device=random.device) * 0.25
+    nail = torch.where(random.bernoulli(0.13, (1,)), random.uniform((3,), 0.05, 0.9), nail * 1.04)
+    albedo = albedo + mesh.nail[None, :, None] * (nail[:, None] - albedo)
+    bare = ~random.bernoulli(SLEEVE_SHARE)
+    start = random.uniform((), 0.015, 0.20).masked_fill(bare, float("inf"))
+    cloth = (random.uniform((2, 1), 0.05, 0.9) * random.normal((2, 3), 1.0, 0.2)).clamp(0.03, 0.95)
+    striped = random.bernoulli(0.3)
+    return Skin(
+        albedo=albedo.clamp(0.03, 0.98).square(),
+        sleeve_start=start,
+        sleeve_thickness=random.uniform((), 0.002, 0.010),
+        sleeve_colour=cloth.square(),
+        sleeve_stripes=torch.where(striped, random.uniform((), 30.0, 110.0), torch.zeros_like(start)),
+        gloss=random.uniform((), 0.0, 0.22),
+        roughness=random.uniform((), 8.0, 60.0),
+    )
+
+
+def _relief(random: SampleRandom, mesh: HandMesh) -> Tensor:
+    """(B, Vr, 3) factors on the albedo: blotches, red knuckles and fingertips, dark knuckles, creases."""
+    device = random.device
+    third = len(mesh.noise) // 3
+    field = [mesh.noise[random.integers((), k * third, (k + 1) * third)] for k in range(3)]
+    strength = random.uniform((3,), 0.3, 1.5) * torch.tensor([0.05, 0.035, 0.03], device=device)
+    blotch = 1 + sum(strength[:, k, None] * field[k] for k in range(3))
+    red, dark, crease = random.uniform((), 0.2, 1.4), random.uniform((), 0.1, 1.3), random.uniform((), 0.3, 1.2)
+    absorb = (
+        (red[:, None] * mesh.redness)[..., None] * torch.tensor([0.02, 0.16, 0.13], device=device)
+        + (dark[:, None] * mesh.knuckle)[..., None] * torch.tensor([0.17, 0.19, 0.19], device=device)
+        + (crease[:, None] * mesh.crease)[..., None] * torch.tensor([0.18, 0.27, 0.27], device=device)
+    )
+    # Blotches are blood more than pigment: green and blue follow them more than red.
+    share = torch.tensor([0.8, 1.05, 1.1], device=device)
+    return (1 + (blotch - 1)[..., None] * share) * (1 - absorb)
+
+
+def dress(skin: Skin, mesh: HandMesh, vertices: Tensor, normals: Tensor) -> Tensor:
+    """Push the vertices under a sleeve out by its thickness: (B, Vr, 3) -> (B, Vr, 3), m."""
+    under = ((mesh.rest[:, 0] - skin.sleeve_start[:, None]) / 0.006).clamp(0, 1)
+    return vertices + normals * (under * skin.sleeve_thickness[:, None])[..., None]
