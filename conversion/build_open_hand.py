@@ -28,6 +28,7 @@ from scipy.optimize import nnls
 ASSET = Path(__file__).resolve().parents[1] / "handmim" / "assets" / "open_hand.safetensors"
 PEOPLE, COMPONENTS = 1500, 10
 WRIST_CUT = 0.024  # the hand mesh ends this far above the wrist joint, metres on the average body
+REGRESSOR_REACH = {0: 0.075, 1: 0.035, 4: 0.035, 7: 0.035, 10: 0.035, 13: 0.065, 14: 0.04}  # metres; other joints 0.026
 FOREARM_SHARE = 0.93  # the rendered forearm ends at this share of the way to the elbow
 
 
@@ -194,22 +195,24 @@ def fit_regressor(space: ShapeSpace, hand_vertices: int) -> tuple[Array, Array]:
     """Sparse, non-negative regressor (16, V), rows sum to one, for mean and components alike.
 
     Returns:
-        The regressor and the largest error (16,) in metres over the mean and +-3 of every component.
+        The regressor, and its largest error (2, 16) in metres against joints that move with their bones, over
+        +-1 and +-3 of every component.
     """
     modes = np.concatenate([space.template[:hand_vertices, :, None], space.shape_dirs[:hand_vertices]], 2)
     wanted = np.concatenate([space.joints[:16, :, None], space.joint_dirs[:16]], 2)
     regressor = np.zeros((16, hand_vertices))
     for joint in range(16):
         distance = np.linalg.norm(modes[..., 0] - wanted[joint, :, 0], axis=1)
-        near = np.flatnonzero(distance < (0.05 if joint == 0 else max(0.024, 2.2 * np.sort(distance)[:4].mean())))
+        near = np.flatnonzero(distance < REGRESSOR_REACH.get(joint, 0.026))
         system = np.vstack([modes[near].reshape(len(near), -1).T, 10 * np.ones(len(near)), 2e-4 * np.eye(len(near))])
         values = np.concatenate([wanted[joint].reshape(-1), [10.0], np.zeros(len(near))])
         solution, _ = nnls(system, values, maxiter=20000)
         solution[solution < 1e-4] = 0
         regressor[joint, near] = solution / solution.sum()
     miss = np.einsum("jv,vck->jck", regressor, modes) - wanted
-    plus = miss[..., :1] + 3 * np.concatenate([miss[..., 1:], -miss[..., 1:], 0 * miss[..., :1]], 2)
-    return regressor, np.linalg.norm(plus, axis=1).max(1)
+    both = np.concatenate([miss[..., 1:], -miss[..., 1:]], 2)
+    errors = [np.linalg.norm(miss[..., :1] + size * both, axis=1).max(1) for size in (1, 3)]
+    return regressor, np.stack(errors)
 
 
 def tip_vertices(template: Array, joints: Array, weights: Array) -> Indices:
@@ -236,7 +239,8 @@ def report(space: ShapeSpace, error: Array, hand_vertices: int, penetration: Arr
         wrist = np.linalg.norm(chain[0])
         lines.append(f"{finger:7s} wrist to first joint {wrist:5.1f}, bones {np.round(bones, 1)} mm")
     lines.append(f"middle proximal bone / wrist to knuckle {np.linalg.norm(joints[5] - joints[4]) / palm:.3f}")
-    lines.append(f"regressor error, worst of +-3 sd of any component: {np.round(1e3 * error, 2)} mm")
+    for size, worst in zip((1, 3), error, strict=True):
+        lines.append(f"regressor error, worst of +-{size} sd of any component: {np.round(1e3 * worst, 2)} mm")
     lines.append(f"variance explained {np.round(space.explained, 3)}, sum {space.explained.sum():.4f}")
     lines.append(f"fist: last bone in the palm (negative: gap) {np.round(1e3 * penetration, 1)} mm, index..thumb")
     lines.append(f"correctives explain {explained:.2f} of the difference to centre-of-rotation skinning")
@@ -258,6 +262,7 @@ def build(root: Path | None = None) -> tuple[dict[str, np.ndarray], str]:
     space = shape_space(people, count)
     regressor, error = fit_regressor(space, count)
     tips = tip_vertices(space.template[:count], space.joints, weights[:count])
+    space.joints[:16] = regressor @ space.template[:count]  # from here on the joints are what the regressor says
     for k, vertex in zip((4, 0, 1, 3, 2), tips, strict=True):
         space.joints[16 + k] = space.template[vertex]
     axes = skinning.anatomical_axes(space.joints, people.thumb_normal)
@@ -267,10 +272,10 @@ def build(root: Path | None = None) -> tuple[dict[str, np.ndarray], str]:
 
     used, flat = np.unique(face_uv, return_inverse=True)
     uv, uv_faces = body.uv[used], flat.reshape(face_uv.shape)
-    chart = maps.hand_chart(uv, uv_faces, hand_faces)
+    chart = maps.hand_chart(uv)
     surface = maps.Surface(space.template, skinning.vertex_normals(space.template, faces), weights)
     texture = maps.build_texture(surface, faces, uv, chart, uv_faces, space.joints, people.thumb_normal, root)
-    vertex_maps = maps.skin_maps(surface, space.joints, people.thumb_normal)
+    vertex_maps = maps.vertex_maps(surface, faces, space.joints, people.thumb_normal)
     fist = skinning.angles_array(skinning.FIST)
     posed = skinning.skin(space.template, weights, skinning.pose_matrices(fist, axes), space.joints, pose_dirs)
     penetration = skinning.palm_penetration(posed[:count], faces[:hand_faces], weights[:count])

@@ -139,6 +139,10 @@ def place_joints(points: Array, joints: Array, weights: Array, directions: Array
             height, breadth = ring @ up, ring @ side
             up_shift = height.max() - DORSAL_FRACTION * np.ptp(height)
             placed[joint] = joints[joint] + up_shift * up + 0.5 * (breadth.max() + breadth.min()) * side
+        ahead = relative @ along  # of the last joint: where the soft tip ends
+        end = relative[ahead > ahead.max() - 6e-3]
+        middle = [0.5 * (values.max() + values.min()) for values in (end @ up, end @ side)]
+        placed[16 + k] = joints[3 * k + 3] + ahead.max() * along + middle[0] * up + middle[1] * side
         if finger == "thumb":
             continue
         knuckle = 3 * k + 1
@@ -147,7 +151,7 @@ def place_joints(points: Array, joints: Array, weights: Array, directions: Array
         near = np.hypot(points[:, 0] - position[0], points[:, 2] - position[2]) < 5e-3
         position[1] = points[near, 1].max() - KNUCKLE_DEPTH_MM[finger] * 1e-3
         placed[knuckle] = position
-    placed[13] += 0.24 * (joints[0] - joints[13]) - np.array([0, 2e-3, 0])  # thumb: saddle joint, deeper in the palm
+    placed[13] += 0.24 * (joints[0] - joints[13]) + np.array([0, -5e-3, 2e-3])  # on the palm's side of the carpus
     placed[14] += 0.12 * (joints[15] - joints[14])
     wrist_ring = points[np.abs(points[:, 0] - joints[0, 0]) < 6e-3]
     placed[0, 1:] = 0.5 * (wrist_ring.max(0) + wrist_ring.min(0))[1:]

@@ -72,14 +72,15 @@ def skin_maps(surface: Surface, joints: Array, thumb_normal: Array) -> dict[str,
         owned = surface.weights[:, joint] + surface.weights[:, PARENTS[joint]]
         on = (radius < 19) * np.clip(1.5 * owned - 0.3, 0, 1)
         if joint in (1, 4, 7, 10):
-            redness += 0.6 * on * dorsal * _bump(t, 9)
-            knuckle += 0.45 * on * dorsal * _bump(t, 8)
+            sideways = _bump(relative @ unit(np.cross(along, [0.0, 1.0, 0.0])), 8)
+            redness += 0.6 * sideways * dorsal * _bump(t, 9)
+            knuckle += 0.45 * sideways * dorsal * _bump(t, 7)
             crease += 0.8 * on * palm**2 * _bump(t - (17 if joint != 7 else 14), 1.6)
         elif joint != 13:
             crease += on * palm**2 * np.maximum(_bump(t - 0.8, 1.0), 0.8 * _bump(t + 1.6, 1.0))
-            redness += 0.8 * on * dorsal * _bump(t, 6)
+            redness += (0.4 if joint == 14 else 0.8) * on * dorsal * _bump(t, 6)
             wrinkles = 0.55 + 0.45 * np.cos(t * 2 * np.pi / 2.6)
-            knuckle += 0.8 * on * dorsal * _bump(t, 5.0) * wrinkles
+            knuckle += (0.3 if joint == 14 else 0.8) * on * dorsal * _bump(t, 5.0) * wrinkles
     for tip in range(16, 21):
         redness += 0.7 * _bump(1e3 * np.linalg.norm(surface.points - joints[tip], axis=1), 11)
     points_mm = surface.points * 1e3
@@ -95,11 +96,36 @@ def skin_maps(surface: Surface, joints: Array, thumb_normal: Array) -> dict[str,
     return {"crease": np.clip(crease, 0, 1), "knuckle": np.clip(knuckle, 0, 1), "redness": np.clip(redness, 0, 1)}
 
 
-def hand_chart(uv: Array, faces: Indices, hand_faces: int) -> Array:
-    """Moves MakeHuman's UV (n, 2) so that the hand fills the unit square and the forearm a free corner of it.
+def vertex_maps(surface: Surface, faces: Indices, joints: Array, thumb_normal: Array) -> dict[str, Array]:
+    """`skin_maps` averaged over the triangles around each vertex: creases are narrower than an edge is long.
 
     Args:
-        faces: (f, 3) indices into uv, the first `hand_faces` of them the hand. Returns u right, v down, in [0, 1].
+        faces: (f, 3). Returns (n,) maps in [0, 1].
+    """
+    steps = 6
+    grid = [(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]
+    totals: dict[str, Array] = {}
+    norm = np.zeros(len(surface.points))
+    for bary in np.array(grid, float) / steps:
+        blend = Surface(*(np.tensordot(bary, values[faces], (0, 1)) for values in _arrays(surface)))
+        blend.normals = unit(blend.normals)
+        for name, values in skin_maps(blend, joints, thumb_normal).items():
+            total = totals.setdefault(name, np.zeros(len(surface.points)))
+            for corner in range(3):
+                np.add.at(total, faces[:, corner], bary[corner] * values)
+        for corner in range(3):
+            np.add.at(norm, faces[:, corner], bary[corner])
+    return {name: total / norm for name, total in totals.items()}
+
+
+def _arrays(surface: Surface) -> tuple[Array, Array, Array]:
+    return surface.points, surface.normals, surface.weights
+
+
+def hand_chart(uv: Array) -> Array:
+    """Moves MakeHuman's UV (n, 2) so that the hand fills the unit square and the forearm a free corner of it.
+
+    Returns u right, v down, in [0, 1]; the centre of texel (row, column) is ((column, row) + 0.5) / size.
     """
     chart = np.zeros_like(uv)
     in_hand = uv[:, 1] < 0.5  # MakeHuman draws hands below and arms above the middle of its sheet
@@ -170,7 +196,7 @@ def build_texture(
     face_at, bary = rasterise_chart(chart, face_uv, scale * TEXTURE_SIZE)
     covered = face_at >= 0
     corners, weights = faces[face_at[covered]], bary[covered][..., None]
-    blend = Surface(*((values[corners] * weights).sum(1) for values in (surface.points, surface.normals, surface.weights)))
+    blend = Surface(*((values[corners] * weights).sum(1) for values in _arrays(surface)))
     blend.normals = unit(blend.normals)
     maps = skin_maps(blend, joints, thumb_normal)
     nail = nail_values(root, (uv[face_uv[face_at[covered]]] * weights).sum(1))

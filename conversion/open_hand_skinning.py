@@ -12,12 +12,13 @@ Indices = NDArray[np.int64]
 
 # Flexion, abduction, twist in degrees of the three joints of each finger.
 Angles = dict[str, tuple[tuple[float, float, float], ...]]
+# A fist whose fingertips just touch the palm of the mean hand, the thumb across the fingers.
 FIST: Angles = {
-    "index": ((84, -2, 0), (104, 0, 0), (62, 0, 0)),
-    "middle": ((86, 0, 0), (105, 0, 0), (62, 0, 0)),
-    "ring": ((87, 2, 0), (104, 0, 0), (62, 0, 0)),
-    "little": ((88, 5, 0), (100, 0, 0), (62, 0, 0)),
-    "thumb": ((18, -4, -14), (22, 0, 0), (45, 0, 0)),
+    "index": ((85, -2, 0), (100, 0, 0), (60, 0, 0)),
+    "middle": ((90, 0, 0), (108, 0, 0), (65, 0, 0)),
+    "ring": ((88, 2, 0), (108, 0, 0), (65, 0, 0)),
+    "little": ((86, 5, 0), (97, 0, 0), (58, 0, 0)),
+    "thumb": ((19, 15, -10), (37, 0, 0), (48, 0, 0)),
 }
 
 
