@@ -29,6 +29,7 @@ ASSET = Path(__file__).resolve().parents[1] / "handmim" / "assets" / "open_hand.
 PEOPLE, COMPONENTS = 1500, 10
 WRIST_CUT = 0.024  # the hand mesh ends this far above the wrist joint, metres on the average body
 REGRESSOR_REACH = {0: 0.075, 1: 0.035, 4: 0.035, 7: 0.035, 10: 0.035, 13: 0.065, 14: 0.04}  # metres; other joints 0.026
+SMALLEST_CORRECTIVE = 1.5e-4  # metres at full rotation; blocks below it are not stored
 FOREARM_SHARE = 0.93  # the rendered forearm ends at this share of the way to the elbow
 
 
@@ -247,39 +248,64 @@ def report(space: ShapeSpace, error: Array, hand_vertices: int, penetration: Arr
     return "\n".join(lines)
 
 
+def find_joints(space: ShapeSpace, weights: Array, regressor: Array, hand_vertices: int) -> Indices:
+    """Sets the space's joints to what regressor and fingertip vertices say; returns those vertices (5,)."""
+    tips = tip_vertices(space.template[:hand_vertices], space.joints, weights[:hand_vertices])
+    space.joints[:16] = regressor @ space.template[:hand_vertices]
+    for finger, vertex in zip(("thumb", "index", "middle", "ring", "little"), tips, strict=True):
+        space.joints[16 + anatomy.FINGERS.index(finger)] = space.template[vertex]
+    return tips
+
+
+def render_arrays(
+    body: makehuman.Body, cut: Cutout, space: ShapeSpace, people: People, nail: Array, root: Path
+) -> dict[str, np.ndarray]:
+    """The part of the asset that only synthetic images use: hand with forearm, and its skin maps."""
+    faces, face_uv = triangles(cut.quads), triangles(cut.quad_uv)
+    used, flat = np.unique(face_uv, return_inverse=True)
+    uv, uv_faces = body.uv[used], flat.reshape(face_uv.shape)
+    chart = maps.hand_chart(uv)
+    surface = maps.Surface(space.template, skinning.vertex_normals(space.template, faces), people.weights)
+    texture = maps.build_texture(surface, faces, uv, chart, uv_faces, space.joints, people.thumb_normal, root)
+    vertex_maps = maps.vertex_maps(surface, faces, space.joints, people.thumb_normal)
+    lower_arm = anatomy.rig_weights(body.bone_weights, cut.ids)[1]
+    return {
+        "render_template": space.template.astype(np.float32),
+        "render_shape_dirs": space.shape_dirs.astype(np.float16),
+        "render_skinning_weights": people.weights.astype(np.float16),
+        "render_faces": faces.astype(np.int16),
+        "render_uv": chart.astype(np.float16),
+        "render_face_uv": uv_faces.astype(np.int16),
+        "texture": texture,
+        "nail": nail.astype(np.uint8),
+        "dorsal": maps.dorsal_weight(surface, people.thumb_normal).astype(np.float16),
+        "lower_arm": np.clip(lower_arm, 0, 1).astype(np.float16),
+        **{name: values.astype(np.float16) for name, values in vertex_maps.items()},
+    }
+
+
 def build(root: Path | None = None) -> tuple[dict[str, np.ndarray], str]:
     """All arrays of the asset and a report; see `handmim/assets/open_hand_provenance.md` for the keys."""
     root = root or makehuman.data_root()
     body = makehuman.load_body(root)
     cut = cut_out(body)
-    count, faces, face_uv = cut.hand_vertices, triangles(cut.quads), triangles(cut.quad_uv)
-    hand_faces = 2 * cut.hand_quads
+    count, faces, hand_faces = cut.hand_vertices, triangles(cut.quads), 2 * cut.hand_quads
     nail = np.zeros(len(cut.ids))
-    nail[np.unique(faces[maps.nail_values(root, body.uv[face_uv].mean(1)) > 0.5])] = 1
+    on_nail = maps.nail_values(root, body.uv[triangles(cut.quad_uv)].mean(1)) > 0.5
+    nail[np.unique(faces[on_nail])] = 1
 
     people = sample_hands(body, cut, nail)
-    weights = people.weights
-    space = shape_space(people, count)
+    weights, space = people.weights, shape_space(people, count)
     regressor, error = fit_regressor(space, count)
-    tips = tip_vertices(space.template[:count], space.joints, weights[:count])
-    space.joints[:16] = regressor @ space.template[:count]  # from here on the joints are what the regressor says
-    for k, vertex in zip((4, 0, 1, 3, 2), tips, strict=True):
-        space.joints[16 + k] = space.template[vertex]
+    tips = find_joints(space, weights, regressor, count)
     axes = skinning.anatomical_axes(space.joints, people.thumb_normal)
     pose_dirs, explained = skinning.fit_pose_dirs(space.template, faces, weights, space.joints, axes)
     blocks = pose_dirs[:count].reshape(count, 3, 15, 9)
-    index = np.argwhere(np.abs(blocks).max((1, 3)) > 1.5e-4)
+    index = np.argwhere(np.abs(blocks).max((1, 3)) > SMALLEST_CORRECTIVE)
 
-    used, flat = np.unique(face_uv, return_inverse=True)
-    uv, uv_faces = body.uv[used], flat.reshape(face_uv.shape)
-    chart = maps.hand_chart(uv)
-    surface = maps.Surface(space.template, skinning.vertex_normals(space.template, faces), weights)
-    texture = maps.build_texture(surface, faces, uv, chart, uv_faces, space.joints, people.thumb_normal, root)
-    vertex_maps = maps.vertex_maps(surface, faces, space.joints, people.thumb_normal)
     fist = skinning.angles_array(skinning.FIST)
     posed = skinning.skin(space.template, weights, skinning.pose_matrices(fist, axes), space.joints, pose_dirs)
     penetration = skinning.palm_penetration(posed[:count], faces[:hand_faces], weights[:count])
-    lower_arm = anatomy.rig_weights(body.bone_weights, cut.ids)[1]
     arrays = {
         "template": space.template[:count].astype(np.float32),
         "shape_dirs": space.shape_dirs[:count].astype(np.float16),
@@ -293,17 +319,7 @@ def build(root: Path | None = None) -> tuple[dict[str, np.ndarray], str]:
         "abduction_axes": axes[1].astype(np.float32),
         "twist_axes": axes[2].astype(np.float32),
         "fist_angles": np.radians(fist).astype(np.float32),
-        "render_template": space.template.astype(np.float32),
-        "render_shape_dirs": space.shape_dirs.astype(np.float16),
-        "render_skinning_weights": weights.astype(np.float16),
-        "render_faces": faces.astype(np.int16),
-        "render_uv": chart.astype(np.float16),
-        "render_face_uv": uv_faces.astype(np.int16),
-        "texture": texture,
-        "nail": nail.astype(np.uint8),
-        "dorsal": maps.dorsal_weight(surface, people.thumb_normal).astype(np.float16),
-        "lower_arm": np.clip(lower_arm, 0, 1).astype(np.float16),
-        **{name: values.astype(np.float16) for name, values in vertex_maps.items()},
+        **render_arrays(body, cut, space, people, nail, root),
     }
     return arrays, report(space, error, count, penetration, explained)
 

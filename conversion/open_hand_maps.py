@@ -184,7 +184,14 @@ def nail_values(root: Path, uv: Array) -> Array:
 
 
 def build_texture(
-    surface: Surface, faces: Indices, uv: Array, chart: Array, face_uv: Indices, joints: Array, thumb_normal: Array, root: Path
+    surface: Surface,
+    faces: Indices,
+    uv: Array,
+    chart: Array,
+    face_uv: Indices,
+    joints: Array,
+    thumb_normal: Array,
+    root: Path,
 ) -> NDArray[np.uint8]:
     """Texture (256, 256, 4) uint8: crease, knuckle, redness, nail.
 

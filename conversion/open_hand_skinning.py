@@ -71,7 +71,9 @@ def skin(points: Array, weights: Array, rotations: Array, joints: Array, pose_di
     return np.einsum("vab,vb->va", blended, points) + weights @ offset
 
 
-def rotation_centres(points: Array, faces: Indices, weights: Array, sigma: float = 0.1) -> tuple[Array, NDArray[np.bool_]]:
+def rotation_centres(
+    points: Array, faces: Indices, weights: Array, sigma: float = 0.1
+) -> tuple[Array, NDArray[np.bool_]]:
     """Optimised centres of rotation (Le and Hodgins 2016, eq. 1) and which vertices have one."""
     corners, face_weights = points[faces], weights[faces].mean(1)
     area = 0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
@@ -132,17 +134,25 @@ def fit_pose_dirs(
     features, wanted = np.zeros((samples, 135)), np.zeros((samples, len(points), 3))
     for row in range(samples):
         rotations = pose_matrices(random_angles(rng), axes)
-        world, offset = global_transforms(rotations, joints)
-        blended, shift = np.tensordot(weights, world, 1), weights @ offset
+        world, _ = global_transforms(rotations, joints)
+        blended = np.tensordot(weights, world, 1)
         rotated = blended_rotations(weights, world)
         around = np.einsum("vab,vb->va", rotated, points - centres)
         linear = np.einsum("vab,vb->va", blended, points - centres)
         difference = np.where(found[:, None], around - linear, 0)
         wanted[row] = 0.85 * np.linalg.solve(blended + 1e-3 * np.eye(3), difference[..., None])[..., 0]
         features[row] = (rotations - np.eye(3)).reshape(-1)
-    pose_dirs = np.zeros((len(points), 3, 135))
+    pose_dirs = _regress(features, wanted, weights)
+    residual = wanted - np.tensordot(features, pose_dirs, ((1,), (2,)))
+    return pose_dirs, float(1 - (residual**2).sum() / (wanted**2).sum())
+
+
+def _regress(features: Array, wanted: Array, weights: Array) -> Array:
+    """Ridge regression of wanted (s, n, 3) on features (s, 135), each vertex only on the joints that move it."""
+    samples, count = wanted.shape[:2]
+    pose_dirs = np.zeros((count, 3, 135))
     groups: dict[tuple[int, ...], list[int]] = {}
-    for vertex in range(len(points)):
+    for vertex in range(count):
         groups.setdefault(tuple(np.flatnonzero(weights[vertex, 1:] > 0.01)), []).append(vertex)
     for movers, rows in groups.items():
         if not movers:
@@ -151,8 +161,7 @@ def fit_pose_dirs(
         x, y = features[:, columns], wanted[:, rows].reshape(samples, -1)
         solution = np.linalg.solve(x.T @ x + 1e-4 * samples * np.eye(len(columns)), x.T @ y)
         pose_dirs[np.ix_(rows, range(3), columns)] = solution.T.reshape(len(rows), 3, -1)
-    residual = wanted - np.tensordot(features, pose_dirs, ((1,), (2,)))
-    return pose_dirs, float(1 - (residual**2).sum() / (wanted**2).sum())
+    return pose_dirs
 
 
 def vertex_normals(points: Array, faces: Indices) -> Array:

@@ -86,7 +86,6 @@ def test_mesh_is_closed_but_for_one_loop(prefix: str) -> None:
         loop.append(current)
     assert len(loop) == len(following), "more than one border loop"
     assert template[loop, 0].min() > 0, "the only opening lies behind the wrist"
-    edges = len(border_edges(faces)) + (3 * len(faces) - len(following)) // 2
     edges = (3 * len(faces) + len(following)) // 2
     assert len(template) - edges + len(faces) == 1, "a disc: one opening, no handles"
 
@@ -166,7 +165,8 @@ def test_joints_lie_inside_the_fingers(joints: np.ndarray) -> None:
 
 
 def test_proportions(joints: np.ndarray) -> None:
-    tips = dict(zip(("thumb", "index", "middle", "ring", "little"), read("template")[read("tip_vertices")], strict=True))
+    ends = read("template")[read("tip_vertices")]
+    tips = dict(zip(("thumb", "index", "middle", "ring", "little"), ends, strict=True))
 
     def bones(finger: str) -> np.ndarray:
         first = FIRST_JOINT[finger]
