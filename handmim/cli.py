@@ -4,6 +4,7 @@ Exit codes: 0 all is well, 1 something failed (one sentence on stderr says what)
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -60,14 +61,17 @@ def _add_predict(commands: Any) -> None:
         help="hand meshes of images",
         description="Writes NAME.json, NAME.overlay.png and NAME.0.glb, NAME.1.glb, ... for each image.",
     )
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of images, or URLs")
+    images = predict.add_argument(
+        "images", nargs="+", default=[], metavar="IMAGE", help="image files, folders of images, or URLs"
+    )
+    images.required = False  # `--box` may have taken them; run_predict looks again
     predict.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where to write (default: here)")
     predict.add_argument(
         "--box",
         dest="boxes",
-        type=parse_box,
         nargs="+",
-        action="extend",
+        action=_Boxes,
+        default=[],
         metavar="x0,y0,x1,y1",
         help="where the hands are, pixels (one image only; default: found)",
     )
@@ -77,7 +81,7 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default: 16)")
     predict.add_argument("--json", action="store_true", help="also print one line of JSON for each image")
     _add_model_options(predict)
-    predict.set_defaults(run=run_predict)
+    predict.set_defaults(run=run_predict, more_images=[], parser=predict)
 
 
 def _add_demo(commands: Any) -> None:
@@ -93,6 +97,7 @@ def _add_mano(commands: Any) -> None:
     mano.required = True
     install = mano.add_parser("install", help="check a MANO file and keep it for this user")
     install.add_argument("file", type=Path, metavar="FILE", help="MANO_RIGHT.pkl, MANO_LEFT.pkl or .npz")
+    install.add_argument("--side", choices=("left", "right"), help="which hand it is (default: from the file's name)")
     install.set_defaults(run=run_mano_install)
 
 
@@ -110,6 +115,20 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="Hub id or folder (default: the checkpoint in the package)")
     parser.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+
+class _Boxes(argparse.Action):
+    """Boxes up to the first word that is none: `--box 1,2,30,40 photo.jpg` names a box and an image."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        boxes = list(itertools.takewhile(lambda text: "," in text and not os.path.exists(text), values))
+        try:
+            args.boxes = args.boxes + [parse_box(text) for text in boxes or values[:1]]
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument {option}: {error}")
+        args.more_images = args.more_images + values[len(boxes) :]
 
 
 class _Version(argparse.Action):
@@ -130,7 +149,7 @@ def parse_box(text: str) -> list[float]:
     except ValueError:
         values = []
     if len(values) != 4:
-        raise argparse.ArgumentTypeError(f"expected x0,y0,x1,y1, got {text!r} (images come before --box)")
+        raise argparse.ArgumentTypeError(f"expected x0,y0,x1,y1, got {text!r}")
     return values
 
 
@@ -165,6 +184,9 @@ def package_version(name: str) -> str | None:
 
 def run_predict(args: argparse.Namespace) -> int:
     """`handmim predict`."""
+    args.images = args.images + args.more_images
+    if not args.images:
+        args.parser.error("the following arguments are required: IMAGE")
     from .commands import predict
 
     return predict(args)
@@ -181,7 +203,7 @@ def run_mano_install(args: argparse.Namespace) -> int:
     """`handmim mano install`."""
     from .mano_files import install_mano
 
-    print(f"installed {install_mano(args.file)}")
+    print(f"installed {install_mano(args.file, args.side)}")
     return 0
 
 

@@ -288,6 +288,8 @@ def info() -> int:
 
     import torch
 
+    from .detection import available_detectors
+
     names = ("handmim", "torch", "torchvision", "transformers", "huggingface-hub", "timm", "numpy", "pillow", "trimesh")
     versions = ((name, package_version(name) or "not installed") for name in names)
     rows = [("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"), *versions]
@@ -295,7 +297,7 @@ def info() -> int:
     rows.append(("device", ", ".join(cuda) if cuda else f"cpu, {torch.get_num_threads()} threads"))
     rows.append(("checkpoint", _embedded_checkpoint()))
     rows += _hand_models()
-    rows.append(("detectors", ", ".join(_detectors())))
+    rows.append(("detectors", ", ".join(available_detectors())))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
@@ -320,7 +322,3 @@ def _hand_models() -> list[tuple[str, str]]:
         except ManoFileNotFoundError:
             rows.append((f"MANO {side}", "not found; handmim mano install FILE"))
     return rows
-
-
-def _detectors() -> list[str]:
-    raise NotImplementedError

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BatchFeature, Pipeline
 
+from .detection import MIN_REFINED_PART, HandDetector, box_around, clip_box, resolve_detector
 from .errors import InputError, ModelError
 from .geometry import project
 from .image_processing_handmim import (
@@ -28,8 +29,6 @@ from .images import LoadedImage, is_single_image
 
 # Crops that go through the network at once; more gain nothing and cost memory.
 MAX_CROPS = 64
-# A hand predicted smaller than this part of the box it was looked for in is a failed estimate, not a place to look.
-MIN_REFINED_PART = 0.1
 RESULT_NAMES = (
     "vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas", "translation", "score_logits"
 )  # fmt: skip
@@ -85,14 +84,13 @@ class HandMeshPipeline(Pipeline):
             )
         if self.image_processor is None:
             raise ModelError("the pipeline needs an image processor; pass image_processor=HandMIMImageProcessor()")
-        self._detector_choice, self._detector = detector, None
+        self._detector_choice = detector
+        self._detector: HandDetector | None = None
 
     @property
-    def detector(self) -> Any:
+    def detector(self) -> HandDetector:
         """The detector, built when a picture first comes without boxes."""
         if self._detector is None:
-            from .detection import resolve_detector
-
             self._detector = resolve_detector(self._detector_choice)
         return self._detector
 
@@ -144,14 +142,11 @@ class HandMeshPipeline(Pipeline):
 
     def _detect(self, request: HandRequest) -> tuple[np.ndarray, list[str | None], bool]:
         """Boxes (N, 4) and sides of the hands in a picture, and whether the boxes are only a place to start."""
-        if self._detector_choice is None:
-            boxes, sides = resolve_boxes(request, self.image_processor.box_scale)
-            return boxes, resolve_handedness(request.handedness, len(boxes), None), True
         detections = self.detector.detect(request.image.pixels)
         boxes = np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
         known = resolve_handedness(request.handedness, len(detections), None)
         sides = [side or detection.handedness for side, detection in zip(known, detections, strict=True)]
-        return boxes, sides, False
+        return boxes, sides, self.detector.refine
 
     def _forward(self, model_inputs: dict[str, list[Job]]) -> dict[str, Any]:
         """All pictures of a batch: `jobs` -> `hands`, a list of dicts for each."""
@@ -244,21 +239,18 @@ def _refined(job: Job, hands: list[dict[str, Any]]) -> Job:
 
 
 def hand_box(hand: dict[str, Any], job: Job, row: int) -> np.ndarray:
-    """The box around the projected mesh, cut at the picture's border; the old box where that makes no sense.
+    """The box around the projected mesh, cut at the picture's border; the old box where the estimate makes no sense.
 
     Returns:
         (4,) float64 xyxy, image pixels.
     """
-    old = job.boxes[row]
-    vertices = torch.from_numpy(hand["vertices"]).double()
+    old, vertices = job.boxes[row], torch.from_numpy(hand["vertices"]).double()
     if not torch.isfinite(vertices).all() or vertices[:, 2].min() <= 0:
         return old
-    pixels = project(vertices, torch.from_numpy(job.intrinsics)).numpy()
-    width, height = job.image.size
-    limit = np.array([width, height]) - 0.5
-    corners = np.clip([pixels.min(0), pixels.max(0)], -0.5, limit)
-    enough = (corners[1] - corners[0]).max() >= MIN_REFINED_PART * (old[2:] - old[:2]).max()
-    return corners.reshape(4) if enough and (corners[1] - corners[0]).min() >= 1 else old
+    points = project(vertices, torch.from_numpy(job.intrinsics)).numpy()
+    box = clip_box(box_around(points), job.image.pixels)
+    collapsed = box is None or (box[2:] - box[:2]).max() < MIN_REFINED_PART * (old[2:] - old[:2]).max()
+    return old if collapsed else box
 
 
 __all__ = ["HandMeshPipeline"]
