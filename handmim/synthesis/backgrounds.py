@@ -106,8 +106,10 @@ def draw_backgrounds(random: SampleRandom, side: int) -> Tensor:
     picture = ends[:, 0] + blend * (ends[:, 1] - ends[:, 0])
     picture = picture + _pattern(random, side)[:, None] * (ends[:, 2] - picture) * random.uniform((1, 1, 1), 0.2, 1.0)
     mono = _octave_noise(random, side, 1)
-    coloured = torch.where(random.bernoulli(0.3, (1, 1, 1)), _octave_noise(random, side, 3), mono)
-    picture = picture * (1 + coloured * random.uniform((1, 1, 1), 0.0, 0.35))
+    grain = mono.expand(-1, 3, -1, -1).clone()
+    coloured = torch.nonzero(random.bernoulli(0.3)).squeeze(1)
+    grain[coloured] = _octave_noise(random.fork("coloured").select(coloured), side, 3)
+    picture = picture * (1 + grain * random.uniform((1, 1, 1)).square() * 0.33)
     # Half the pictures are rooms full of things, the others walls and tables.
     count = torch.where(random.bernoulli(0.5), random.integers((), 0, 3), random.integers((), 3, _MAX_SHAPES + 1))
     for k in range(_MAX_SHAPES):

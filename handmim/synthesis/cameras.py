@@ -70,7 +70,7 @@ def place(random: SampleRandom, rendered: Tensor, hand: Tensor) -> Tensor:
 
     Args:
         random: Its draws.
-        rendered: (B, Vr, 3) hand with forearm, m.
+        rendered: (B, 3, Vr) hand with forearm, m.
         hand: (B, N, 3) points of the hand alone, m.
 
     Returns:
@@ -78,7 +78,7 @@ def place(random: SampleRandom, rendered: Tensor, hand: Tensor) -> Tensor:
     """
     middle = hand.mean(1)
     distance = random.log_uniform((), NEAREST, FARTHEST)
-    nearest = rendered[..., 2].amin(1) - middle[:, 2]
+    nearest = rendered[:, 2].amin(1) - middle[:, 2]
     distance = torch.maximum(distance, NEAR_PLANE - nearest)
     offset = random.normal((2,), std=0.16).clamp(-0.45, 0.45) * distance[:, None]
     return torch.cat([offset, distance[:, None]], 1) - middle

@@ -7,7 +7,6 @@ curve differs little and its powers would cost a tenth of the time.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..geometry import project
 from ..hand_model import HandModel
-from ..rendering import Fragments, project_with_depth, rasterize, vertex_normals
+from ..rendering import Fragments, rasterize
 from . import backgrounds, cameras
 from .degradation import degrade
 from .hand_mesh import HandMesh, load_hand_mesh
@@ -104,9 +103,7 @@ def generate(
     photos = None if background_photos is None else _photo_bank(background_photos, str(device))
     chunk = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
     with torch.inference_mode():
-        parts = [
-            _Scene(seed, part.to(device), size, negatives).picture(bank, photos) for part in index.split(chunk)
-        ]
+        parts = [_Scene(seed, part.to(device), size, negatives).picture(bank, photos) for part in index.split(chunk)]
     labels = {name: torch.cat([p.labels[name] for p in parts]) for name in parts[0].labels}
     return SyntheticBatch(torch.cat([p.images for p in parts]), torch.cat([p.intrinsics for p in parts]), labels)
 
@@ -203,12 +200,12 @@ class _Scene:
         target = target * torch.stack([self.sign, torch.ones_like(self.sign), torch.ones_like(self.sign)], 1)
         self.translation = torch.cat([own, (target - middle)[self.batch :]])
         self.middle = middle + self.translation
-        self.vertices = arm + self.translation[:, None]
+        self.vertices = arm.add_(self.translation[..., None])
 
     def _light(self) -> None:
         """Surface and light of all rows; `self.attributes`: colour, irradiance, place along the arm, grain."""
         mesh = self.mesh
-        normals = vertex_normals(self.vertices, mesh.faces)
+        normals = mesh.normals(self.vertices)
         skin = paint(self.skin_random, mesh)
         self.vertices = dress(skin, mesh, self.vertices, normals)
         light = sample_light(self.random.fork("light"))
@@ -217,81 +214,93 @@ class _Scene:
         seen.up, seen.direction = seen.up * flip, seen.direction * flip[:, None]
         turn = self.random.fork("ambient").rotation()[self.parent]
         irradiance, highlight = shade(seen, skin, self.vertices, normals, self.middle, turn)
-        colour = skin.albedo * irradiance + highlight
-        hand = colour[: self.batch, : mesh.num_hand_vertices]
-        front = (normals[: self.batch, : mesh.num_hand_vertices, 2:] < 0).float()
-        level = (hand.mean(2, keepdim=True) * front).sum(1) / front.sum(1)
+        colour = highlight.addcmul_(skin.albedo, irradiance)
+        hand = slice(0, mesh.num_hand_vertices)
+        front = (normals[: self.batch, 2, hand] < 0).float()
+        level = (colour[: self.batch, :, hand].mean(1) * front).sum(1) / front.sum(1)
         # The camera's automatic exposure, which knows how dark the skin is only in part.
-        self.exposure = (light.target[:, None] / level.clamp(min=0.02)).pow(0.75).clamp(max=6.0)[..., None]  # (B, 1, 1)
-        gain = self.exposure[self.parent]
-        along = mesh.rest[None, :, :1].expand(len(colour), -1, -1)
-        grain = mesh.noise[-1][None, :, None].expand(len(colour), -1, -1)
-        self.attributes = torch.cat([colour * gain, irradiance * gain, along, grain], 2)
-        light.sky, light.ground = light.sky * self.exposure[:, 0], light.ground * self.exposure[:, 0]
-        light.lamp = light.lamp * self.exposure
+        exposure = (light.target / level.clamp(min=0.02)).pow(0.75).clamp(max=6.0)[:, None, None]
+        values = colour.new_empty(len(colour), 8, mesh.num_vertices)
+        torch.mul(colour, exposure[self.parent], out=values[:, :3])
+        torch.mul(irradiance, exposure[self.parent], out=values[:, 3:6])
+        values[:, 6], values[:, 7] = mesh.rest[:, 0], mesh.noise[-1]
+        self.attributes = values.transpose(1, 2).reshape(-1, 8)
+        light.sky, light.ground, light.lamp = (
+            light.sky * exposure[:, 0],
+            light.ground * exposure[:, 0],
+            light.lamp * exposure,
+        )
         self.light, self.skin = light, skin
 
     def _rasterize(self) -> Fragments:
         """All rows at `SUPERSAMPLING` times the size; empty samples have no hand."""
         intrinsics = self.intrinsics[self.parent]
         centre = intrinsics[:, 0, 2]
-        intrinsics[:, 0, 2] = torch.where(self.mirrored, self.size - 1 - centre, centre)
-        points = project_with_depth(self.vertices, intrinsics)
-        points[..., :2] = (points[..., :2] + 0.5) * SUPERSAMPLING - 0.5
+        centre = torch.where(self.mirrored, self.size - 1 - centre, centre)
+        x, y, depth = self.vertices.unbind(1)
+        points = torch.empty_like(self.vertices)
+        focal, half = intrinsics[:, 0, 0, None] * SUPERSAMPLING, (SUPERSAMPLING - 1) / 2
+        inverse = depth.reciprocal()
+        torch.addcmul((centre * SUPERSAMPLING + half)[:, None], x * inverse, focal, out=points[:, 0])
+        torch.addcmul((intrinsics[:, 1, 2] * SUPERSAMPLING + half)[:, None], y * inverse, focal, out=points[:, 1])
         gone = torch.cat([self.empty, self.empty.new_zeros(len(self.parent) - self.batch)])
-        points[..., 2].masked_fill_(gone[:, None], -1.0)
+        points[:, 2] = depth.masked_fill(gone[:, None], -1.0)
         side = self.size * SUPERSAMPLING
-        return rasterize(points, self.mesh.faces, side, side, near=0.04)
+        return rasterize(points.transpose(1, 2), self.mesh.faces, side, side, near=0.04)
+
+    def _resolve(self, seen: Fragments) -> tuple[Tensor, Tensor]:
+        """The fragment that colours each pixel (B, S, S) int32, -1 for none, and its coverage (B, S, S) in [0, 1]."""
+        rows, side, size = len(self.parent), self.size * SUPERSAMPLING, self.size
+        dense = torch.full((rows * side * side,), -1, dtype=torch.int32, device=self.device)
+        dense[seen.pixel_index] = torch.arange(len(seen.pixel_index), dtype=torch.int32, device=self.device)
+        corners = dense.view(rows, size, SUPERSAMPLING, size, SUPERSAMPLING)
+        parts = [corners[:, :, i, :, j] for i in range(SUPERSAMPLING) for j in range(SUPERSAMPLING)]
+        pick = functools.reduce(torch.maximum, parts)
+        count = functools.reduce(torch.add, [(part >= 0).to(torch.uint8) for part in parts])
+        own, extra = slice(0, self.batch), slice(self.batch, rows)
+        if rows > self.batch:
+            other, cover, parent = pick[extra], count[extra], self.parent[extra]
+            flip = self.mirrored[extra, None, None]
+            other, cover = torch.where(flip, other.flip(2), other), torch.where(flip, cover.flip(2), cover)
+            depth = F.pad(seen.pixel_depth, (0, 1), value=float("inf"))  # row -1: nothing
+            near = depth[other.long()] < depth[pick[parent].long()]
+            pick[parent] = torch.where(near, other, pick[parent])
+            count[parent] = (count[parent] + cover).clamp(max=SUPERSAMPLING**2)
+        return pick[own], count[own].float().mul_(SUPERSAMPLING**-2)
 
     def _draw_hands(self, back: Tensor) -> Tensor:
         """Paint all rows over the backgrounds (B, 3, S, S); keeps depth and mask."""
-        seen, size, side = self._rasterize(), self.size, self.size * SUPERSAMPLING
-        shift = SUPERSAMPLING.bit_length() - 1
-        line = seen.pixel_index.div(side, rounding_mode="floor")
-        x = seen.pixel_index - line * side
-        row = line.div(side, rounding_mode="floor")
-        if len(self.parent) > self.batch:
-            x = torch.where(self.mirrored[row], side - 1 - x, x)
-        y = line - row * side
-        pixel = ((self.parent[row] * size) + (y >> shift)) * size + (x >> shift)  # of the final pictures
-        # The nearest sample gives a pixel its colour, the number of samples its coverage.
-        order = torch.arange(len(pixel), device=self.device)
-        key = (seen.pixel_depth.view(torch.int32).long() << 32) | order
-        total = self.batch * size * size
-        nearest = torch.full((total,), torch.iinfo(torch.int64).max, device=self.device)
-        nearest.scatter_reduce_(0, pixel, key, "amin")
-        count = torch.zeros(total, device=self.device)
-        count.scatter_add_(0, pixel, torch.full_like(seen.pixel_depth, SUPERSAMPLING**-2))
-        where = torch.nonzero(count).squeeze(1)
-        chosen = nearest[where] & 0xFFFFFFFF
-        colour = self._pixel_colour(seen, row[chosen], chosen)
-        coverage = count.clamp_(max=1).view(self.batch, 1, size, size)
-        self._cast_shadow(back, coverage)
-        self._blend(back, where, coverage.view(-1)[where], colour)
-        self.depth = torch.full((total,), float("inf"), device=self.device)
-        self.depth[where] = seen.pixel_depth[chosen]
-        self.depth = self.depth.view(self.batch, size, size)
-        own = self.mesh.hand_face[seen.pixel_face[chosen]] & (row[chosen] < self.batch)
-        self.mask = torch.zeros(total, dtype=torch.bool, device=self.device)
-        self.mask[where] = own & (coverage.view(-1)[where] >= 0.5)
-        self.mask = self.mask.view(self.batch, size, size)
+        seen, plane = self._rasterize(), (self.size * SUPERSAMPLING) ** 2
+        pick, coverage = self._resolve(seen)
+        where = torch.nonzero(pick.view(-1) >= 0).squeeze(1)
+        chosen = pick.view(-1).index_select(0, where).long()
+        row = seen.pixel_index.index_select(0, chosen).div_(plane, rounding_mode="floor")
+        face = seen.pixel_face.index_select(0, chosen)
+        colour = self._pixel_colour(seen.pixel_barycentric.index_select(0, chosen), face, row)
+        self._cast_shadow(back, coverage[:, None])
+        cover = coverage.view(-1).index_select(0, where)
+        self._blend(back, where, cover, colour)
+        self.depth = torch.full_like(coverage, float("inf"))
+        self.depth.view(-1)[where] = seen.pixel_depth.index_select(0, chosen)
+        self.mask = torch.zeros_like(coverage, dtype=torch.bool)
+        own = self.mesh.hand_face.index_select(0, face) & (row < self.batch)
+        self.mask.view(-1)[where] = own & (cover >= 0.5)
         return back
 
-    def _pixel_colour(self, seen: Fragments, row: Tensor, chosen: Tensor) -> Tensor:
+    def _pixel_colour(self, weights: Tensor, face: Tensor, row: Tensor) -> Tensor:
         """(P, 3) linear colour of chosen samples; the sleeve has its edge and stripes here, finer than the mesh."""
-        corners = self.mesh.faces.index_select(0, seen.pixel_face[chosen]) + (row * self.mesh.num_vertices)[:, None]
-        weights = seen.pixel_barycentric[chosen]
-        values = F.embedding_bag(corners, self.attributes.flatten(0, 1), per_sample_weights=weights, mode="sum")
-        skin, irradiance, along, grain = values.split((3, 3, 1, 1), 1)
-        start = self.skin.sleeve_start[row, None]
-        covered = torch.nonzero((along > start)[:, 0]).squeeze(1)
-        colour = skin.contiguous()
+        corners = self.mesh.faces.index_select(0, face) + (row * self.mesh.num_vertices)[:, None]
+        values = F.embedding_bag(corners, self.attributes, per_sample_weights=weights, mode="sum")
+        colour, along = values[:, :3].contiguous(), values[:, 6]
+        start = self.skin.sleeve_start[row]
+        covered = torch.nonzero(along > start).squeeze(1)
         if len(covered):
-            row, along = row[covered], along[covered]
-            stripes = torch.frac(along[:, 0] * self.skin.sleeve_stripes[row]) > 0.5
+            row, along, start = row[covered], along[covered], start[covered]
+            stripes = torch.frac(along * self.skin.sleeve_stripes[row]) > 0.5
             cloth = self.skin.sleeve_colour[row, stripes.long()]
-            cuff = ((along - start[covered]) / 0.004).clamp(0, 1)  # the rim lies in its own shadow
-            colour[covered] = cloth * irradiance[covered] * (0.55 + 0.45 * cuff) * (1 + 0.08 * grain[covered])
+            cuff = ((along - start) / 0.004).clamp(0, 1) * 0.45 + 0.55  # the rim lies in its own shadow
+            cuff = cuff * (1 + 0.08 * values[covered, 7])
+            colour[covered] = cloth * values[covered, 3:6] * cuff[:, None]
         return colour
 
     def _blend(self, picture: Tensor, where: Tensor, coverage: Tensor, colour: Tensor) -> None:
@@ -328,11 +337,12 @@ class _Scene:
         draw = draw.select(chosen)
         joints = self.hand.joints[chosen] + self.translation[chosen, None]
         things = sample_things(draw, joints, draw.bernoulli(HELD))
-        depth, point, normal = cast(things, self.intrinsics[chosen], self.size)
+        camera = self.intrinsics[chosen]
+        depth, face = cast(things, camera, self.size)
         front = depth < self.depth[chosen]
-        colour = shade_things(things, _take(self.light, chosen), point, normal)
-        weight = front.float()[:, None]
-        picture[chosen] = torch.lerp(picture[chosen], colour, weight)
+        where = torch.nonzero(front, as_tuple=True)
+        colour = shade_things(things, _take(self.light, chosen), camera, where, depth[where], face[where])
+        picture.permute(0, 2, 3, 1)[chosen[where[0]], where[1], where[2]] = colour
         self.depth[chosen] = torch.minimum(depth, self.depth[chosen])
         self.mask[chosen] &= ~front
         return picture

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
@@ -26,18 +27,20 @@ class HandMesh:
     Attributes:
         faces: (F, 3) int64, outward winding.
         hand_face: (F,) bool, faces that belong to the hand and not to the forearm.
-        num_hand_vertices: V of the hand model.
+        num_hand_vertices: V of the hand model. num_moved_hand_vertices: how many of `moved` are among them, first.
         moved: (M,) int64 vertices that the forearm's own rotation moves, or that the hand model lacks.
-        moved_template: (M, 3), m. moved_shape_dirs: (10, M * 3), m per unit of betas.
-        moved_weight: (M, 1) share of the forearm's rotation, in [0, 1].
+        moved_template: (3, M), m. moved_shape_dirs: (10, 3 * M), m per unit of betas.
+        moved_weight: (M,) share of the forearm's rotation, in [0, 1].
         rest: (Vr, 3) rest positions of all rendered vertices, m.
         dorsal, nail, redness, knuckle, crease: (Vr,) in [0, 1], maps on the skin.
         noise: (_NUM_NOISE, Vr) smooth random fields on the skin, mean 0, standard deviation 1, fine ones last.
+        incident: (Vr, K) int64 faces at each vertex, filled up with F.
     """
 
     faces: Tensor
     hand_face: Tensor
     num_hand_vertices: int
+    num_moved_hand_vertices: int
     moved: Tensor
     moved_template: Tensor
     moved_shape_dirs: Tensor
@@ -49,6 +52,7 @@ class HandMesh:
     knuckle: Tensor
     crease: Tensor
     noise: Tensor
+    incident: Tensor
 
     @property
     def num_vertices(self) -> int:
@@ -65,19 +69,37 @@ class HandMesh:
             betas: (B, 10).
 
         Returns:
-            (B, Vr, 3), m, the same frame.
+            (B, 3, Vr), m, the same frame; coordinates lie apart, which keeps all later arithmetic in vector registers.
         """
-        rest = torch.addmm(self.moved_template.view(-1), betas, self.moved_shape_dirs).view(len(betas), -1, 3)
-        rest = rest - wrist[:, None]
-        straight = rest @ global_orient.transpose(1, 2)
-        turned = rest @ (global_orient @ forearm).transpose(1, 2)
-        known = self.moved < self.num_hand_vertices
+        rest = torch.addmm(self.moved_template.view(-1), betas, self.moved_shape_dirs).view(len(betas), 3, -1)
+        rest = rest - wrist[..., None]
+        straight = global_orient @ rest
+        change = ((global_orient @ forearm) @ rest - straight) * self.moved_weight
+        result = vertices.new_empty(len(betas), 3, self.num_vertices)
+        result[..., : self.num_hand_vertices] = vertices.transpose(1, 2)
         # The hand model's own vertices keep their pose correctives; only the turn of the forearm is added.
-        base = torch.where(known[:, None], vertices[:, self.moved.clamp(max=self.num_hand_vertices - 1)], straight + wrist[:, None])
-        result = vertices.new_empty(len(betas), self.num_vertices, 3)
-        result[:, : self.num_hand_vertices] = vertices
-        result[:, self.moved] = base + self.moved_weight * (turned - straight)
+        own = self.num_moved_hand_vertices
+        result[..., self.moved[:own]] += change[..., :own]
+        result[..., self.num_hand_vertices :] = (change + straight)[..., own:] + wrist[..., None]
         return result
+
+    def normals(self, vertices: Tensor) -> Tensor:
+        """(B, 3, Vr) area-weighted unit normals of vertices (B, 3, Vr); outward."""
+        flat = vertices.permute(2, 1, 0).contiguous()  # (Vr, 3, B): gathers and sums copy whole rows
+        a, b, c = (flat.index_select(0, self.faces[:, k]) for k in range(3))
+        (px, py, pz), (qx, qy, qz) = b.sub_(a).unbind(1), c.sub_(a).unbind(1)
+        face = flat.new_zeros(len(self.faces) + 1, 3, flat.shape[2])
+        torch.sub(py * qz, pz * qy, out=face[:-1, 0])
+        torch.sub(pz * qx, px * qz, out=face[:-1, 1])
+        torch.sub(px * qy, py * qx, out=face[:-1, 2])
+        normal = F.embedding_bag(self.incident, face.flatten(1), mode="sum").view_as(flat).permute(2, 1, 0).contiguous()
+        return unit(normal)
+
+
+def unit(vector: Tensor) -> Tensor:
+    """Unit vectors along dim 1 of (B, 3, ...), in place."""
+    x, y, z = vector.unbind(1)
+    return vector.mul_((x * x).addcmul_(y, y).addcmul_(z, z).add_(1e-20).rsqrt_()[:, None])
 
 
 @functools.lru_cache(maxsize=4)
@@ -103,21 +125,35 @@ def load_hand_mesh(device: str = "cpu") -> HandMesh:
         "faces": faces,
         "hand_face": hand_face,
         "moved": moved,
-        "moved_template": rest[moved],
-        "moved_shape_dirs": shape.permute(2, 0, 1).reshape(10, -1).contiguous(),
-        "moved_weight": attributes["lower"][moved],
+        "moved_template": rest[moved].T.contiguous(),
+        "moved_shape_dirs": shape.permute(2, 1, 0).reshape(10, -1).contiguous(),
+        "moved_weight": attributes["lower"][moved, 0],
+        "incident": _incident_faces(faces, len(rest)),
         "rest": rest,
         "noise": _noise_fields(rest),
         **{name: attributes[name][:, 0] for name in ("dorsal", "nail", "redness", "knuckle", "crease")},
     }
-    return HandMesh(num_hand_vertices=num_hand, **{name: value.to(device) for name, value in tensors.items()})
+    tensors = {name: value.to(device) for name, value in tensors.items()}
+    return HandMesh(num_hand_vertices=num_hand, num_moved_hand_vertices=int((moved < num_hand).sum()), **tensors)
+
+
+def _incident_faces(faces: Tensor, num_vertices: int) -> Tensor:
+    """(num_vertices, K) int64 rows of `faces` at each vertex, filled up with len(faces)."""
+    vertex, order = faces.flatten().sort(stable=True)
+    count = torch.bincount(vertex, minlength=num_vertices)
+    place = torch.arange(len(vertex)) - (count.cumsum(0) - count)[vertex]
+    table = torch.full((num_vertices, int(count.max())), len(faces))
+    table[vertex, place] = order // 3
+    return table
 
 
 def _skin_maps(arrays: dict[str, Tensor], rest: Tensor) -> dict[str, Tensor]:
     """(Vr,) maps in [0, 1]; where the asset has none, the back of the hand is told by the normal and the rest is 0."""
     normals = vertex_normals(rest, arrays["render_faces"].long())
     plain = torch.zeros(len(rest))
-    maps = {name: arrays[name].float() if name in arrays else plain for name in ("nail", "redness", "knuckle", "crease")}
+    maps = {
+        name: arrays[name].float() if name in arrays else plain for name in ("nail", "redness", "knuckle", "crease")
+    }
     maps["dorsal"] = arrays["dorsal"].float() if "dorsal" in arrays else (normals[:, 1] * 0.9 + 0.5)
     return {name: value.clamp(0, 1) for name, value in maps.items()}
 

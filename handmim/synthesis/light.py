@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .hand_mesh import unit
 from .random import SampleRandom
 from .skin import Skin
 
@@ -75,10 +76,15 @@ def _frames(direction: Tensor) -> Tensor:
 
 
 def _splat(points: Tensor, frames: Tensor, grid: int, cell: float) -> tuple[Tensor, Tensor]:
-    """Cell index (B, D, V) int64 and height towards the light (B, D, V) of points (B, V, 3) in frames (B, D, 3, 3)."""
-    local = torch.matmul(frames.flatten(1, 2), points.transpose(1, 2)).unflatten(1, (-1, 3))  # (B, D, 3, V)
-    plane = (local[:, :, :2] * (1 / cell) + grid / 2).clamp_(0, grid - 1).to(torch.int32)
-    return (plane[:, :, 1] * grid + plane[:, :, 0]).long(), local[:, :, 2]
+    """Cell index (B, D, V) int64 and height towards the light (B, D, V) of points (B, 3, V) in frames (B, D, 3, 3)."""
+    local = (frames.flatten(1, 2) @ points).unflatten(1, (-1, 3))  # (B, D, 3, V)
+    plane = local[:, :, :2].mul(1 / cell).add_(grid / 2).clamp_(0, grid - 1).to(torch.int32)
+    return (plane[:, :, 1] * grid).add_(plane[:, :, 0]).long(), local[:, :, 2].contiguous()
+
+
+def _top(cell: Tensor, height: Tensor, grid: int) -> Tensor:
+    """(B, D, grid^2) the largest height in each cell."""
+    return height.new_full((*height.shape[:2], grid * grid), -1.0).scatter_reduce_(2, cell, height, "amax")
 
 
 def ambient(light: Light, points: Tensor, normals: Tensor, turn: Tensor) -> Tensor:
@@ -86,38 +92,36 @@ def ambient(light: Light, points: Tensor, normals: Tensor, turn: Tensor) -> Tens
 
     Args:
         light: The scene's.
-        points: (B, V, 3) about the middle of the hand, m. normals: (B, V, 3).
+        points: (B, 3, V) about the middle of the hand, m. normals: (B, 3, V).
         turn: (B, 3, 3) random rotation of the sampling directions.
 
     Returns:
-        (B, V, 3) linear; 1 for an unoccluded surface under a white sky of level 1.
+        (B, 3, V) linear; 1 for an unoccluded surface under a white sky of level 1.
     """
     axes = turn.new_tensor([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / math.sqrt(3)
     axes = axes @ turn.transpose(1, 2)  # (B, A, 3)
     cell, height = _splat(points, _frames(axes), _GRID, _CELL)
-    cosine = axes @ normals.transpose(1, 2)  # (B, A, V)
-    total = 0
+    cosine = axes @ normals  # (B, A, V)
+    weights, colours = [], []
     for sense in (1.0, -1.0):
-        toward = height * sense
-        top = toward.new_full((*toward.shape[:2], _GRID * _GRID), -1.0).scatter_reduce_(2, cell, toward, "amax")
-        above = top.gather(2, cell).sub_(toward)  # m of flesh, or of another finger, towards the light
+        toward = height if sense > 0 else height.neg()
+        # Metres of flesh, or of another finger, towards the light.
+        above = _top(cell, toward, _GRID).gather(2, cell).sub_(toward)
         seen = above.sub_(0.007).mul_(-1 / 0.014).add_(1.0).clamp_(0, 1)
-        weight = (cosine * sense).add_(0.2).clamp_(min=0).mul_(seen)  # (B, A, V)
+        weights.append((cosine * sense).add_(0.2).clamp_(min=0).mul_(seen))
         share = 0.5 + 0.5 * sense * (axes * light.up[:, None]).sum(2, keepdim=True)
-        colour = light.sky[:, None] * share + light.ground[:, None] * (1 - share)  # (B, A, 3)
-        total = total + weight.transpose(1, 2) @ colour
-    return total * (1.0 / (0.36 * 2 * _NUM_AXES))
+        colours.append(light.sky[:, None] * share + light.ground[:, None] * (1 - share))  # (B, A, 3)
+    scale = 1.0 / (0.36 * 2 * _NUM_AXES)
+    return (torch.cat(colours, 1).transpose(1, 2) * scale) @ torch.cat(weights, 1)
 
 
 def shadow(light: Light, points: Tensor) -> Tensor:
-    """(B, L, V) share of each lamp that reaches points (B, V, 3) about the middle of the hand, m; soft edges."""
+    """(B, L, V) share of each lamp that reaches points (B, 3, V) about the middle of the hand, m; soft edges."""
     cell, height = _splat(points, _frames(light.direction), _SHADOW_GRID, _SHADOW_CELL)
-    batch, lamps, _ = cell.shape
-    top = height.new_full((batch, lamps, _SHADOW_GRID**2), -1.0).scatter_reduce_(2, cell, height, "amax")
+    top = _top(cell, height, _SHADOW_GRID)
     # Neighbouring cells close the holes between vertices and stand in for a lamp of some width.
-    square = top.view(batch, lamps, _SHADOW_GRID, _SHADOW_GRID)
-    wide = F.max_pool2d(square, 3, 1, 1)
-    blurred = wide.flatten(2).gather(2, cell).add_(top.gather(2, cell)).mul_(0.5)
+    wide = F.max_pool2d(top.unflatten(2, (_SHADOW_GRID, _SHADOW_GRID)), 3, 1, 1).flatten(2)
+    blurred = top.add_(wide).gather(2, cell).mul_(0.5)
     return blurred.sub_(height).sub_(0.008).mul_(-1 / 0.010).add_(1.0).clamp_(0, 1)
 
 
@@ -128,26 +132,27 @@ def shade(
 
     Args:
         light, skin: The scene's.
-        vertices: (B, V, 3) camera frame, m. normals: (B, V, 3). middle: (B, 3) of the hand, m.
+        vertices: (B, 3, V) camera frame, m. normals: (B, 3, V). middle: (B, 3) of the hand, m.
         turn: (B, 3, 3) random rotation for `ambient`.
 
     Returns:
-        Irradiance (B, V, 3) and highlight (B, V, 3), linear; the picture shows albedo * irradiance + highlight.
+        Irradiance (B, 3, V) and highlight (B, 3, V), linear; the picture shows albedo * irradiance + highlight.
     """
-    points = vertices - middle[:, None]
+    points = vertices - middle[..., None]
     surround = ambient(light, points, normals, turn)
     seen = shadow(light, points)  # (B, L, V)
-    cosine = light.direction @ normals.transpose(1, 2)  # (B, L, V)
+    cosine = light.direction @ normals  # (B, L, V)
     wrap = normals.new_tensor(_WRAP)
-    irradiance = surround
-    for k in range(light.lamp.shape[1]):
-        soft = ((cosine[:, k, :, None] + wrap) / (1 + wrap).square()).clamp_(min=0)
-        irradiance = irradiance + soft * (seen[:, k, :, None] * light.lamp[:, None, k])
-    view = F.normalize(vertices, dim=2).neg_()
-    half = F.normalize(light.direction[:, 0, None] + view, dim=2)
-    facing = (half * normals).sum(2).clamp_(min=1e-3)
-    bright = torch.exp(facing.log_() * skin.roughness[:, None]) * seen[:, 0] * cosine[:, 0].clamp(min=0)
-    grazing = (1 - (normals * view).sum(2)).clamp_(0, 1)
-    fresnel = grazing.square().square() * (0.25 * skin.gloss[:, None])
-    highlight = (bright * skin.gloss[:, None])[..., None] * light.lamp[:, None, 0] + fresnel[..., None] * surround
-    return irradiance, highlight
+    lamp = light.lamp / (1 + wrap).square()  # (B, L, 3)
+    irradiance = surround.clone()
+    for k in range(lamp.shape[1]):
+        soft = (cosine[:, k, None] + wrap[:, None]).clamp_(min=0).mul_(seen[:, k, None])
+        irradiance.addcmul_(soft, lamp[:, k, :, None])
+    view = unit(vertices.neg())
+    half = unit(view + light.direction[:, 0, :, None])
+    facing = (half * normals).sum(1).clamp_(min=1e-3)
+    bright = facing.log_().mul_(skin.roughness[:, None]).exp_().mul_(seen[:, 0]).mul_(cosine[:, 0].clamp(min=0))
+    grazing = (view * normals).sum(1).neg_().add_(1).clamp_(0, 1)
+    fresnel = grazing.square_().square_().mul_(0.25 * skin.gloss[:, None])
+    highlight = bright.mul_(skin.gloss[:, None])[:, None] * light.lamp[:, 0, :, None]
+    return irradiance, highlight.addcmul_(fresnel[:, None], surround)

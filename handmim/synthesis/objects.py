@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .backgrounds import colours
@@ -90,9 +91,9 @@ def sample_things(random: SampleRandom, joints: Tensor, held: Tensor) -> Things:
 def _pose_axes(random: SampleRandom, joints: Tensor, held: Tensor) -> Tensor:
     """(B, 3, 3): a held object's long axis (z) lies across the palm, as fingers close around it; others are free."""
     free = random.rotation()
-    across = torch.nn.functional.normalize(joints[:, 5] - joints[:, 17] + random.normal((3,), 0, 0.012), dim=1)
+    across = F.normalize(joints[:, 5] - joints[:, 17] + random.normal((3,), 0, 0.012), dim=1)
     other = free[:, :, 0] - (free[:, :, 0] * across).sum(1, keepdim=True) * across
-    other = torch.nn.functional.normalize(other, dim=1)
+    other = F.normalize(other, dim=1)
     grasp = torch.stack([other, torch.linalg.cross(across, other, dim=1), across], 2)
     return torch.where((held & random.bernoulli(0.7))[:, None, None], grasp, free)
 
@@ -112,15 +113,14 @@ def _centre(random: SampleRandom, joints: Tensor, held: Tensor, radius: Tensor) 
     return torch.where(held[:, None], grasp, front)
 
 
-def cast(things: Things, intrinsics: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def cast(things: Things, intrinsics: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Where the rays of all pixels meet the objects.
 
     Args:
         things: B objects. intrinsics: (B, 3, 3) px. size: of the square picture, px.
 
     Returns:
-        depth (B, S, S) m, infinite where missed; the point in the object's frame (B, 3, S, S), m; the outward normal
-        in the object's frame (B, 3, S, S).
+        depth (B, S, S) m, infinite where missed; which face of the box was hit first (B, S, S) int8, -1: the quadric.
     """
     axis = torch.arange(size, device=intrinsics.device, dtype=torch.float32)
     focal = intrinsics[:, 0, 0, None]
@@ -128,47 +128,60 @@ def cast(things: Things, intrinsics: Tensor, size: int) -> tuple[Tensor, Tensor,
     y = ((axis - intrinsics[:, 1, 2, None]) / focal)[:, :, None]
     turn = things.rotation  # row k of its transpose gives coordinate k in the object's frame
     origin = -(turn * things.centre[:, :, None]).sum(1)  # (B, 3)
-    ray = [turn[:, 0, k, None, None] * x + (turn[:, 1, k, None, None] * y + turn[:, 2, k, None, None]) for k in range(3)]
+    ray = [
+        torch.addcmul(turn[:, 1, k, None, None] * y + turn[:, 2, k, None, None], x, turn[:, 0, k, None, None])
+        for k in range(3)
+    ]
     start, curve, half = (value[..., None, None] for value in (origin, things.curve, things.half))
     a = sum(curve[:, k] * ray[k] * ray[k] for k in range(3)) + 1e-9
     b = sum((curve[:, k] * start[:, k]) * ray[k] for k in range(3))
     c = sum(curve[:, k] * start[:, k] * start[:, k] for k in range(3)) - 1
     disc = b * b - a * c
-    root = disc.clamp(min=0).sqrt()
-    solid = things.curve.sum(1)[:, None, None] > 0
-    missed = solid & (disc <= 0)
-    enter = torch.where(solid, (-b - root) / a, torch.zeros_like(a))
-    leave = torch.where(solid, (root - b) / a, torch.full_like(a, 1e6))
+    root = disc.clamp(min=0).sqrt_()
+    flat = things.curve.sum(1)[:, None, None] == 0
+    enter = ((-b - root) / a).masked_fill_(flat, 0.0)
+    leave = ((root - b) / a).masked_fill_(flat, 1e6)
     face = torch.full_like(a, -1, dtype=torch.int8)
     for k in range(3):
-        inverse = 1 / torch.where(ray[k].abs() < 1e-9, torch.full_like(ray[k], 1e-9), ray[k])
-        middle, width = -start[:, k] * inverse, half[:, k] * inverse.abs()
-        face = torch.where(middle - width > enter, k, face)
-        enter = torch.maximum(enter, middle - width)
-        leave = torch.minimum(leave, middle + width)
-    hit = (enter < leave) & (enter > 0.05) & ~missed
-    depth = torch.where(hit, enter, float("inf"))
-    enter = torch.where(hit, enter, 0.0)
-    point = torch.stack([start[:, k] + enter * ray[k] for k in range(3)], 1)
-    flat = torch.stack([(face == k).float() * -torch.sign(ray[k]) for k in range(3)], 1)
-    normal = torch.where((face < 0)[:, None], point * curve, flat)
-    normal = normal * torch.rsqrt((normal * normal).sum(1, keepdim=True) + 1e-12)
-    return depth, point, normal
+        inverse = 1 / (ray[k] + 1e-9)
+        near = (half[:, k] * inverse.abs()).neg_().sub_(start[:, k] * inverse)
+        face.masked_fill_(near > enter, k)
+        enter = torch.maximum(enter, near)
+        leave = torch.minimum(leave, (half[:, k] * inverse.abs()).sub_(start[:, k] * inverse))
+    hit = (enter < leave) & (enter > 0.05) & (flat | (disc > 0))
+    return enter.masked_fill_(~hit, float("inf")), face
 
 
-def shade_things(things: Things, light: Light, point: Tensor, normal: Tensor) -> Tensor:
-    """Colours (B, 3, S, S) linear of hit points, in the same light as the hand's, without shadows."""
-    turn = things.rotation.transpose(1, 2)
-    local = turn @ torch.stack([light.up, light.direction[:, 0], light.direction[:, 1]], 2)  # (B, 3, 3), columns
-    cosine = torch.einsum("bck,bchw->bkhw", local, normal)
-    number, share = things.band[:, 0, None, None], things.band[:, 1, None, None]
-    banded = (torch.frac(point[:, 2] * number + 50) < share)[:, None]
-    body, band = things.colour[:, 0, :, None, None], things.colour[:, 1, :, None, None]
-    albedo = torch.where(banded, band, body)
-    share = (0.5 + 0.5 * cosine[:, :1])
-    sky, ground = light.sky[..., None, None], light.ground[..., None, None]
-    irradiance = (ground + share * (sky - ground)) * 0.8
-    lamps = light.lamp[..., None, None]
-    irradiance = irradiance + cosine[:, 1:2].clamp(min=0) * lamps[:, 0] + cosine[:, 2:].clamp(min=0) * lamps[:, 1]
-    shine = cosine[:, 1:2].clamp(min=0).square().square().square() * things.gloss[:, None, None, None]
-    return albedo * irradiance + shine * lamps[:, 0]
+def shade_things(
+    things: Things, light: Light, intrinsics: Tensor, where: tuple[Tensor, Tensor, Tensor], depth: Tensor, face: Tensor
+) -> Tensor:
+    """Colours of hit pixels, in the same light as the hand's, without shadows.
+
+    Args:
+        things, light, intrinsics: B each.
+        where: sample, row and column of P pixels. depth, face: (P,) from `cast`.
+
+    Returns:
+        (P, 3) linear.
+    """
+    sample, v, u = where
+    camera = intrinsics[sample]
+    seen = torch.stack([(u - camera[:, 0, 2]) / camera[:, 0, 0], (v - camera[:, 1, 2]) / camera[:, 1, 1]], 1)
+    seen = F.pad(seen, (0, 1), value=1.0)
+    turn = things.rotation[sample]
+    point = ((seen * depth[:, None] - things.centre[sample])[:, :, None] * turn).sum(1)  # the object's frame
+    axis = torch.arange(3, device=depth.device)
+    toward = -torch.sign((seen[:, :, None] * turn).sum(1))
+    normal = torch.where((face < 0)[:, None], point * things.curve[sample], toward * (face[:, None] == axis))
+    normal = (turn * F.normalize(normal, dim=1)[:, None]).sum(2)  # camera frame
+    height, first, second = (
+        (normal * direction[sample]).sum(1, keepdim=True)
+        for direction in (light.up, light.direction[:, 0], light.direction[:, 1])
+    )
+    number, share = things.band[sample].unbind(1)
+    banded = (torch.frac(point[:, 2] * number + 50) < share).long()
+    sky, ground, lamp = light.sky[sample], light.ground[sample], light.lamp[sample]
+    irradiance = torch.lerp(ground, sky, 0.5 + 0.5 * height) * 0.8
+    irradiance = irradiance + first.clamp(min=0) * lamp[:, 0] + second.clamp(min=0) * lamp[:, 1]
+    shine = first.clamp(min=0).pow(8) * things.gloss[sample, None]
+    return things.colour[sample, banded] * irradiance + shine * lamp[:, 0]

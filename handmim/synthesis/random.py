@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFFFFFFFFFF
+_BLOCK = 128  # uniform numbers a sample that are made at once
 
 
 def _mix64(value: int) -> int:
@@ -42,6 +43,11 @@ def _mix64_tensor(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
+def _to_unit(bits: Tensor) -> Tensor:
+    """int32 bits -> float32 in [0, 1), by the upper 24."""
+    return ((bits >> 8) & 0xFFFFFF).to(torch.float32).mul_(2.0**-24)
+
+
 class SampleRandom:
     """Counter-based random numbers, one independent stream for each sample of a batch.
 
@@ -60,7 +66,11 @@ class SampleRandom:
             raise ValueError(f"index must be a 1-D int64 tensor, got {index.dtype} of shape {tuple(index.shape)}")
         self.index = index
         self._base = _mix64(seed & _MASK)
-        self._stream = 0
+        self._position = 0
+        self._keys: tuple[Tensor, Tensor] | None = None
+        # Small draws are cut from one block of uniform numbers: a draw then costs one tensor operation, not thirty.
+        self._block: Tensor | None = None
+        self._block_start = 0
 
     @property
     def batch_size(self) -> int:
@@ -81,23 +91,36 @@ class SampleRandom:
     def select(self, where: Tensor) -> SampleRandom:
         """The same streams for a subset of the samples (bool (B,) or int64 positions), from the same position on."""
         child = SampleRandom(0, self.index[where])
-        child._base, child._stream = self._base, self._stream
+        child._base, child._position = self._base, self._position
         return child
+
+    def _hash(self, position: int, count: int) -> Tensor:
+        """(B, count) int32, the random bits number `position` and following of each stream."""
+        if self._keys is None:
+            base = _signed(self._base, 64)
+            key = _mix64_tensor(_mix64_tensor(self.index + base) + base)  # (B,)
+            self._keys = key.to(torch.int32)[:, None], (key >> 32).to(torch.int32)[:, None]
+        low, high = self._keys
+        counter = torch.arange(position + 1, position + count + 1, dtype=torch.int32, device=self.device)
+        return _mix32(_mix32(counter.mul_(_signed(0x9E3779B9, 32)) + low).add_(high))
 
     def bits(self, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) int32, all 32 bits random."""
         count = math.prod(shape)
-        self._stream += 1
-        base = _signed(_mix64(self._base + self._stream * 0x9E3779B97F4A7C15 & _MASK), 64)
-        key = _mix64_tensor(_mix64_tensor(self.index + base) + base)  # (B,)
-        low, high = key.to(torch.int32)[:, None], (key >> 32).to(torch.int32)[:, None]
-        position = torch.arange(1, count + 1, dtype=torch.int32, device=self.device) * _signed(0x9E3779B9, 32)
-        return _mix32(_mix32(position + low).add_(high)).reshape(self.batch_size, *shape)
+        self._position += count
+        return self._hash(self._position - count, count).reshape(self.batch_size, *shape)
 
     def uniform(self, shape: Sequence[int] = (), low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) float32 in [low, high), multiples of 2^-24 of the width."""
-        unit = ((self.bits(shape) >> 8) & 0xFFFFFF).to(torch.float32).mul_(2.0**-24)
-        return unit.mul_(high - low).add_(low)
+        count, start = math.prod(shape), self._position
+        self._position += count
+        if count > _BLOCK // 4:
+            unit = _to_unit(self._hash(start, count))
+        else:
+            if self._block is None or not 0 <= start - self._block_start <= _BLOCK - count:
+                self._block, self._block_start = _to_unit(self._hash(start, _BLOCK)), start
+            unit = self._block[:, start - self._block_start :][:, :count]
+        return (unit * (high - low)).add_(low).reshape(self.batch_size, *shape)
 
     def log_uniform(self, shape: Sequence[int], low: float, high: float) -> Tensor:
         """(B, *shape) float32, the logarithm uniform between those of `low` and `high` (both positive)."""

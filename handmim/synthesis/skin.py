@@ -29,7 +29,7 @@ class Skin:
     """The surface of B hands.
 
     Attributes:
-        albedo: (B, Vr, 3) linear.
+        albedo: (B, 3, Vr) linear.
         sleeve_start: (B,) m along the forearm (rest x); infinite without a sleeve.
         sleeve_thickness: (B,) m.
         sleeve_colour: (B, 2, 3) linear, cloth and stripes.
@@ -63,17 +63,17 @@ def sample_tone(random: SampleRandom) -> tuple[Tensor, Tensor]:
 def paint(random: SampleRandom, mesh: HandMesh) -> Skin:
     """Draw the surface of a batch of hands."""
     tone, palm = sample_tone(random)
-    albedo = tone[:, None] + (1 - mesh.dorsal)[None, :, None] * (palm - tone)[:, None]
-    albedo = albedo * _relief(random, mesh)
-    nail = tone * 0.75 + torch.tensor([0.88, 0.64, 0.60], device=random.device) * 0.25
-    nail = torch.where(random.bernoulli(0.13, (1,)), random.uniform((3,), 0.05, 0.9), nail * 1.04)
-    albedo = albedo + mesh.nail[None, :, None] * (nail[:, None] - albedo)
+    pair = torch.stack([torch.ones_like(mesh.dorsal), 1 - mesh.dorsal])
+    albedo = torch.stack([tone, palm - tone], 2) @ pair * _relief(random, mesh)
+    nail = tone * 0.78 + torch.tensor([0.88, 0.64, 0.60], device=random.device) * 0.25
+    nail = torch.where(random.bernoulli(0.13, (1,)), random.uniform((3,), 0.05, 0.9), nail)
+    albedo = torch.lerp(albedo, nail[..., None], mesh.nail)
     bare = ~random.bernoulli(SLEEVE_SHARE)
     start = random.uniform((), 0.015, 0.20).masked_fill(bare, float("inf"))
     cloth = (random.uniform((2, 1), 0.05, 0.9) * random.normal((2, 3), 1.0, 0.2)).clamp(0.03, 0.95)
     striped = random.bernoulli(0.3)
     return Skin(
-        albedo=albedo.clamp(0.03, 0.98).square(),
+        albedo=albedo.clamp_(0.03, 0.98).square_(),
         sleeve_start=start,
         sleeve_thickness=random.uniform((), 0.002, 0.010),
         sleeve_colour=cloth.square(),
@@ -84,24 +84,22 @@ def paint(random: SampleRandom, mesh: HandMesh) -> Skin:
 
 
 def _relief(random: SampleRandom, mesh: HandMesh) -> Tensor:
-    """(B, Vr, 3) factors on the albedo: blotches, red knuckles and fingertips, dark knuckles, creases."""
+    """(B, 3, Vr) factors on the albedo: blotches, red knuckles and fingertips, dark knuckles, creases."""
     device = random.device
     third = len(mesh.noise) // 3
-    field = [mesh.noise[random.integers((), k * third, (k + 1) * third)] for k in range(3)]
+    offset = torch.arange(3, device=device) * third
+    field = mesh.noise[random.integers((3,), 0, third) + offset]  # (B, 3, Vr)
     strength = random.uniform((3,), 0.3, 1.5) * torch.tensor([0.05, 0.035, 0.03], device=device)
-    blotch = 1 + sum(strength[:, k, None] * field[k] for k in range(3))
-    red, dark, crease = random.uniform((), 0.2, 1.4), random.uniform((), 0.1, 1.3), random.uniform((), 0.3, 1.2)
-    absorb = (
-        (red[:, None] * mesh.redness)[..., None] * torch.tensor([0.02, 0.16, 0.13], device=device)
-        + (dark[:, None] * mesh.knuckle)[..., None] * torch.tensor([0.17, 0.19, 0.19], device=device)
-        + (crease[:, None] * mesh.crease)[..., None] * torch.tensor([0.18, 0.27, 0.27], device=device)
-    )
     # Blotches are blood more than pigment: green and blue follow them more than red.
     share = torch.tensor([0.8, 1.05, 1.1], device=device)
-    return (1 + (blotch - 1)[..., None] * share) * (1 - absorb)
+    blotch = (share[:, None] * strength[:, None]) @ field
+    amount = torch.stack([random.uniform((), *limits) for limits in ((0.2, 1.4), (0.1, 1.3), (0.3, 1.2))], 1)
+    absorption = torch.tensor([[0.02, 0.17, 0.18], [0.16, 0.19, 0.27], [0.13, 0.19, 0.27]], device=device)
+    dark = (absorption * amount[:, None]) @ torch.stack([mesh.redness, mesh.knuckle, mesh.crease])
+    return blotch.add_(1).mul_(dark.neg_().add_(1))
 
 
 def dress(skin: Skin, mesh: HandMesh, vertices: Tensor, normals: Tensor) -> Tensor:
-    """Push the vertices under a sleeve out by its thickness: (B, Vr, 3) -> (B, Vr, 3), m."""
-    under = ((mesh.rest[:, 0] - skin.sleeve_start[:, None]) / 0.006).clamp(0, 1)
-    return vertices + normals * (under * skin.sleeve_thickness[:, None])[..., None]
+    """Push the vertices under a sleeve out by its thickness: (B, 3, Vr) -> (B, 3, Vr), m."""
+    under = ((mesh.rest[:, 0] - skin.sleeve_start[:, None]) / 0.006).clamp_(0, 1).mul_(skin.sleeve_thickness[:, None])
+    return torch.addcmul(vertices, normals, under[:, None])
