@@ -205,25 +205,36 @@ class _Scene:
         samples = 2 if (right - left) * (bottom - top) <= _SUPERSAMPLED_PIXELS else 1
         rows = max(1, _STRIP_PIXELS // ((right - left) * samples**2))
         attributes = torch.cat([self.normals, self.colors] + ([] if eye_rays is None else [eye_rays]), dim=1)
+        corner = points[self.faces, :2]
+        edge, other = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
+        back = edge[:, 0] * other[:, 1] > edge[:, 1] * other[:, 0]  # the winding as seen: the mesh's inner side
         for first in range(top, bottom, rows):
             strip = image[first : min(first + rows, bottom), left:right]
             moved = (points[:, :2] - torch.tensor([left, first]) + 0.5) * samples - 0.5
             moved = torch.cat([moved, points[:, 2:]], dim=1)[None]
             fragments = rasterize(moved, self.faces, strip.shape[0] * samples, strip.shape[1] * samples, cull=False)
-            _blend(strip, fragments, _shade(interpolate_pixels(fragments, self.faces, attributes)), samples, opacity)
+            shaded = _shade(interpolate_pixels(fragments, self.faces, attributes), back[fragments.pixel_face])
+            _blend(strip, fragments, shaded, samples, opacity)
         return image
 
 
-def _shade(attributes: Tensor) -> Tensor:
-    """Linear RGB (P, 3) from (P, 6 or 9): normal, linear colour, vector from the eye."""
+def _shade(attributes: Tensor, back: Tensor) -> Tensor:
+    """Light the samples.
+
+    Args:
+        attributes: (P, 6 or 9): normal, linear colour, and, unless the rays are parallel, the vector from the eye.
+        back: (P,) bool, samples that show the mesh's inner side (through the open wrist).
+
+    Returns:
+        (P, 3) linear RGB in [0, 1].
+    """
     normal, color = F.normalize(attributes[:, :3], dim=1), attributes[:, 3:6]
     if attributes.shape[1] > 6:
         eye = -F.normalize(attributes[:, 6:], dim=1)
     else:
         eye = torch.tensor([0.0, 0.0, -1.0]).expand_as(normal)
-    facing = (normal * eye).sum(1, keepdim=True)
-    inside = facing < 0  # the open wrist shows the mesh's inner side
-    normal, facing = torch.where(inside, -normal, normal), facing.abs()
+    side = 1 - 2 * back.float()[:, None]
+    normal = normal * side
     light = _AMBIENT * (0.75 - 0.25 * normal[:, 1:2])  # a little more from above
     gloss = torch.zeros_like(light)
     for direction, strength in _LIGHTS:
@@ -232,8 +243,10 @@ def _shade(attributes: Tensor) -> Tensor:
         light = light + strength * ((normal @ towards[:, None] + 0.25) / 1.25).clamp(min=0)
         half = F.normalize(towards + eye, dim=1)
         gloss = gloss + strength * (normal * half).sum(1, keepdim=True).clamp(min=0).pow(32)
-    rim = _RIM * (1 - facing).clamp(min=0).pow(3)
-    shaded = color * light * (1 - 0.5 * inside.float()) + _GLOSS * gloss + rim * (0.5 + 0.5 * color)
+    # Interpolated normals may turn away just before the outline does: no light from there, but no hole either.
+    facing = (normal * eye).sum(1, keepdim=True).clamp(min=0)
+    rim = _RIM * (1 - facing).pow(3)
+    shaded = color * light * (0.75 + 0.25 * side) + _GLOSS * gloss + rim * (0.5 + 0.5 * color)
     return shaded.clamp(0, 1)
 
 
