@@ -150,7 +150,7 @@ class HandModel(nn.Module):
         skeleton, transforms = _pose_skeleton(global_orient, hand_pose, rest[:, :16], rest[:, 16:], translation)
 
         features = torch.cat([betas, hand_pose.reshape(batch, 135)], 1)
-        shaped = torch.addmm(self.blend_base, features, self.blend_dirs).view(batch, 3, -1)
+        shaped = torch.addmm(self.blend_base, features, self.blend_dirs).view(batch, 3, self.num_vertices)
         if torch.compiler.is_compiling():  # the compiler fuses the plain formula and derives its own backward
             vertices = _skin(transforms, shaped, self.skinning_by_joint)
         else:
@@ -279,7 +279,7 @@ def _pose_skeleton(
 def _blend_transforms(transforms: Tensor, weights: Tensor) -> Tensor:
     """(B, 12, 16) transforms of joints, (16, V) weights -> (B, 3, 4, V) transforms of vertices: one matmul."""
     batch = len(transforms)
-    return (transforms.reshape(batch * 12, 16) @ weights).view(batch, 3, 4, -1)
+    return (transforms.reshape(batch * 12, 16) @ weights).view(batch, 3, 4, weights.shape[1])
 
 
 def _skin(transforms: Tensor, shaped: Tensor, weights: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ def _skin_backward(gradient: Tensor, transforms: Tensor, shaped: Tensor, weights
     blended = _blend_transforms(transforms, weights)
     for_shaped = (blended[:, :, :3] * gradient).sum(1)
     homogeneous = torch.cat([shaped, torch.ones_like(shaped[:, :1])], 1)
-    outer = (gradient * homogeneous.unsqueeze(1)).view(batch * 12, -1)
+    outer = (gradient * homogeneous.unsqueeze(1)).view(batch * 12, weights.shape[1])
     return (outer @ weights.t()).view(batch, 12, 16), for_shaped
 
 
