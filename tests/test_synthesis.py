@@ -1,0 +1,261 @@
+"""The generator: the same picture in any batch, labels that agree with each other and with the pixels."""
+
+import functools
+
+import pytest
+import torch
+
+from handmim.geometry import project
+from handmim.hand_model import HandModel
+from handmim.synthesis import SampleRandom, SyntheticBatch, backgrounds, generate
+from handmim.synthesis.cameras import sample_orientation
+from handmim.synthesis.hand_mesh import load_hand_mesh
+from handmim.synthesis.skin import sample_tone
+
+POSE_LABELS = ("global_orient", "hand_pose", "betas", "vertices", "joints", "keypoints_2d")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_bank():
+    """A bank of a few backgrounds: drawing all of them would take longer than the tests."""
+    count, backgrounds.BANK_COUNT = backgrounds.BANK_COUNT, 16
+    backgrounds.background_bank.cache_clear()
+    yield
+    backgrounds.BANK_COUNT = count
+    backgrounds.background_bank.cache_clear()
+
+
+@functools.lru_cache
+def batch() -> SyntheticBatch:
+    return generate(3, range(72), size=64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Random numbers
+
+
+def test_draws_do_not_depend_on_the_batch():
+    whole = SampleRandom(5, torch.arange(40))
+    part = SampleRandom(5, torch.tensor([31, 7]))
+    for draw in ("uniform", "normal"):
+        for shape in ((), (3,), (100,), (2, 40)):  # short and long draws take different ways
+            assert torch.equal(getattr(whole, draw)(shape)[[31, 7]], getattr(part, draw)(shape))
+    assert torch.equal(whole.select(torch.tensor([31, 7])).uniform((5,)), part.uniform((5,)))
+
+
+def test_select_continues_where_the_parent_stands():
+    one, two = SampleRandom(5, torch.arange(6)), SampleRandom(5, torch.arange(6))
+    one.uniform((7,))
+    two.uniform((7,))
+    assert torch.equal(one.select(torch.tensor([4])).uniform((2,)), two.uniform((2,))[[4]])
+
+
+def test_long_draw_equals_short_draws():
+    together, apart = SampleRandom(5, torch.arange(4)), SampleRandom(5, torch.arange(4))
+    assert torch.equal(together.uniform((300,)), torch.cat([apart.uniform((20,)) for _ in range(15)], 1))
+
+
+def test_streams_are_independent_and_uniform():
+    random = SampleRandom(0, torch.arange(4000))
+    draws = torch.stack(
+        [
+            random.fork("a").uniform(),
+            random.fork("b").uniform(),
+            random.uniform(),
+            SampleRandom(1, torch.arange(4000)).fork("a").uniform(),
+        ]
+    )
+    correlation = torch.corrcoef(draws) - torch.eye(4)
+    assert correlation.abs().max() < 0.06  # four standard deviations
+    assert torch.histc(draws, 10, 0, 1).sub(1600).abs().max() < 200
+    assert draws.min() >= 0 and draws.max() < 1
+    normal = random.normal((4,))
+    assert abs(float(normal.mean())) < 0.04 and abs(float(normal.std()) - 1) < 0.03
+
+
+def test_choice_follows_its_weights_and_integers_their_limits():
+    random = SampleRandom(2, torch.arange(8000))
+    share = torch.bincount(random.choice((1, 2, 1)), minlength=3) / 8000
+    assert torch.allclose(share, torch.tensor([0.25, 0.5, 0.25]), atol=0.025)
+    assert set(random.integers((), -1, 3).tolist()) == {-1, 0, 1, 2}
+    with pytest.raises(ValueError, match="high"):
+        random.integers((), 2, 2)
+
+
+def test_rotations_are_rotations_without_a_preferred_direction():
+    rotation = SampleRandom(2, torch.arange(4000)).rotation()
+    assert torch.allclose(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(rotation), torch.ones(4000), atol=1e-5)
+    assert rotation.mean(0).abs().max() < 0.04
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def test_a_sample_is_the_same_in_any_batch():
+    """Vector and scalar arithmetic round differently, so a pixel may differ by a step; seen pictures may not."""
+    whole = batch()
+    for index in ([5], [40, 3, 17]):
+        part = generate(3, torch.tensor(index), size=64)
+        difference = (part.images.int() - whole.images[index].int()).abs()
+        assert difference.max() <= 2 and (difference > 0).float().mean() < 1e-3
+        for name in POSE_LABELS:
+            assert torch.allclose(part.labels[name], whole.labels[name][index], atol=1e-3, rtol=1e-5, equal_nan=True)
+        assert torch.equal(part.labels["hand"], whole.labels["hand"][index])
+        assert (part.mask != whole.mask[index]).float().mean() < 1e-4
+
+
+def test_the_same_call_gives_the_same_bits():
+    one, two = generate(9, range(20), size=48), generate(9, range(20), size=48)
+    assert torch.equal(one.images, two.images)
+    assert all(torch.equal(one.labels[k].nan_to_num(9), two.labels[k].nan_to_num(9)) for k in one.labels)
+
+
+def test_indices_and_seeds_differ():
+    images = batch().images.float()
+    distance = torch.cdist(images.flatten(1), images.flatten(1)) + torch.eye(len(images)) * 1e9
+    assert distance.min() > 500
+    other = generate(4, range(4), size=64).images
+    assert (other.float() - images[:4]).abs().mean() > 10
+
+
+def test_shapes_and_types():
+    result = generate(0, range(3), size=40)
+    vertices = HandModel("open").num_vertices
+    expected = {
+        "global_orient": (3, 3, 3),
+        "hand_pose": (3, 15, 3, 3),
+        "betas": (3, 10),
+        "vertices": (3, vertices, 3),
+        "joints": (3, 21, 3),
+        "keypoints_2d": (3, 21, 2),
+        "hand": (3,),
+        "mask": (3, 40, 40),
+        "visibility": (3, 21),
+    }
+    assert {name: tuple(value.shape) for name, value in result.labels.items()} == expected
+    assert result.images.shape == (3, 40, 40, 3) and result.images.dtype == torch.uint8
+    assert result.intrinsics.shape == (3, 3, 3)
+
+
+def test_labels_agree_with_each_other():
+    result = batch()
+    shown = result.labels["hand"] == 1
+    labels = {name: value[shown] for name, value in result.labels.items()}
+    projected = project(labels["joints"], result.intrinsics[shown])
+    assert (projected - labels["keypoints_2d"]).abs().max() < 1e-3
+    model = HandModel("open")
+    with torch.no_grad():
+        hand = model(labels["global_orient"], labels["hand_pose"], labels["betas"])
+    shift = labels["joints"][:, :1] - hand.joints[:, :1]
+    assert (hand.joints + shift - labels["joints"]).abs().max() < 1e-5
+    assert (hand.vertices + shift - labels["vertices"]).abs().max() < 1e-5
+    assert labels["joints"][..., 2].min() > 0.05
+
+
+def test_visible_joints_lie_on_the_mask_and_the_mask_on_the_mesh():
+    result = batch()
+    shown = torch.nonzero(result.labels["hand"] == 1).squeeze(1)
+    sample, joint = torch.nonzero(result.visibility, as_tuple=True)
+    pixel = result.labels["keypoints_2d"][sample, joint].round().long()
+    assert result.mask[sample, pixel[:, 1], pixel[:, 0]].all()
+    assert 0.3 < result.visibility[shown].float().mean() < 0.95
+    for k in shown.tolist():
+        y, x = torch.nonzero(result.mask[k], as_tuple=True)
+        mesh = project(result.labels["vertices"][k], result.intrinsics[k])
+        if len(x):
+            # 4 px: the forearm's bend moves the rim of the hand's mesh, which the label keeps straight
+            assert x.min() >= mesh[:, 0].min() - 4 and x.max() <= mesh[:, 0].max() + 4
+            assert y.min() >= mesh[:, 1].min() - 4 and y.max() <= mesh[:, 1].max() + 4
+
+
+def test_negatives_have_no_pose_and_can_be_switched_off():
+    result = batch()
+    negative = result.labels["hand"] == 0
+    assert 0.05 < negative.float().mean() < 0.35
+    for name in POSE_LABELS:
+        missing = result.labels[name].flatten(1).isnan()
+        assert missing[negative].all() and not missing[~negative].any()
+    assert not result.visibility[negative].any()
+    assert generate(3, range(24), size=32, negatives=0.0).labels["hand"].all()
+    assert not generate(3, range(24), size=32, negatives=1.0).labels["hand"].any()
+
+
+def test_left_hands_are_flipped_right_hands():
+    right, left = (generate(3, range(40), size=64, negatives=share) for share in (0.0, 1.0))
+    flipped = [k for k in range(40) if torch.equal(left.mask[k], right.mask[k].flip(1)) and right.mask[k].any()]
+    assert 20 < len(flipped) < 38  # the others show no hand
+    assert torch.equal(left.images[flipped], right.images[flipped].flip(2))
+    centre = left.intrinsics[flipped, 0, 2] + right.intrinsics[flipped, 0, 2]
+    assert torch.allclose(centre, torch.full_like(centre, 63.0), atol=1e-3)
+
+
+def test_pictures_are_spread_in_brightness_and_colour():
+    images = batch().images.float()
+    level = images.mean((1, 2, 3))
+    assert 60 < level.mean() < 170 and level.std() > 20
+    assert images.std((1, 2, 3)).min() > 2  # none is blank
+    grey = (images[..., 0] - images[..., 2]).abs().amax((1, 2)) < 3
+    assert 0 < grey.float().mean() < 0.4
+
+
+def test_skin_runs_from_light_to_dark_with_paler_palms():
+    tone, palm = sample_tone(SampleRandom(0, torch.arange(2000)))
+    level = tone.mean(1)
+    assert level.min() < 0.22 and level.max() > 0.75
+    assert torch.histc(level, 3, 0.15, 0.85).min() > 350
+    dark = level < 0.3
+    assert (palm[dark].mean(1) - level[dark]).mean() > 0.1
+
+
+def test_views_cover_the_sphere_and_prefer_upright_hands():
+    orient = sample_orientation(SampleRandom(0, torch.arange(4000)))
+    assert torch.allclose(orient @ orient.mT, torch.eye(3).expand_as(orient), atol=1e-5)
+    fingers = -orient[:, :, 0]  # the fingers' direction, camera frame
+    octant = (fingers > 0).long() @ torch.tensor([1, 2, 4])
+    assert torch.bincount(octant, minlength=8).min() > 200
+    assert (fingers[:, 1] < -0.7).float().mean() > 0.2
+
+
+def test_photos_appear_behind_hands():
+    photos = torch.zeros(2, 30, 40, 3, dtype=torch.uint8)
+    photos[..., 1] = 255
+    plain = generate(3, range(24), size=48)
+    green = generate(3, range(24), size=48, background_photos=photos)
+    changed = (plain.images != green.images).flatten(1).any(1)
+    assert 4 < int(changed.sum()) < 20
+
+
+def test_forearm_follows_the_hand():
+    mesh, model = load_hand_mesh(), HandModel("open")
+    eye = torch.eye(3)[None]
+    with torch.no_grad():
+        hand = model(eye, eye[:, None].expand(1, 15, 3, 3), torch.zeros(1, 10))
+    bend = torch.tensor([[[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]])
+    straight, bent = (
+        mesh.extend(hand.vertices, hand.skeleton_joints[:, 0], eye, turn, torch.zeros(1, 10))[0] for turn in (eye, bend)
+    )
+    assert (straight[:, : model.num_vertices].T - hand.vertices[0]).abs().max() < 1e-6
+    assert (straight.T - mesh.rest).norm(dim=1).max() < 0.002
+    far = mesh.rest[:, 0] > 0.1
+    assert (bent[:, far] - straight[:, far]).norm(dim=0).min() > 0.03
+    assert torch.equal(bent[:, mesh.rest[:, 0] < -0.05], straight[:, mesh.rest[:, 0] < -0.05])
+    normals = mesh.normals(straight[None])[0]
+    assert (normals.norm(dim=0) - 1).abs().max() < 1e-4
+    assert normals[1, mesh.rest[:, 1] > 0.012].mean() > 0.5  # outward on the back of the hand
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"index": []}, "index"),
+        ({"index": [-1]}, "index"),
+        ({"index": [0], "size": 8}, "size"),
+        ({"index": [0], "negatives": 1.5}, "negatives"),
+        ({"index": [0], "background_photos": torch.zeros(1, 4, 4, 3)}, "background_photos"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate(0, **arguments)
