@@ -1,0 +1,91 @@
+"""A recipe trains a small model, stops and resumes bit for bit, and releases weights that load."""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from transformers import Trainer
+
+from handmim.modeling_handmim import HandMIMForMeshEstimation
+from handmim.training.datasets.synthetic import SyntheticHands, already_collated
+from handmim.training.ema import EMA_FILE
+from handmim.training.finetuning import build_model, finetune, load_recipe
+from handmim.training.trainer import HandMIMTrainingArguments
+
+SMALL = {"size": "tiny", "image_size": 64, "num_hidden_layers": 2, "feature_layers": [1, 2], "stem": "conv"}
+EXTRAS = {"score_head": True, "heatmap_evidence": True}
+
+
+@pytest.fixture
+def recipe():
+    return {
+        "name": "small",
+        "model": SMALL | EXTRAS,
+        "data": {"kind": "synthetic", "samples": 32, "seed": 3},
+        "training": {
+            "per_device_train_batch_size": 4,
+            "max_steps": 4,
+            "learning_rate": 1e-3,
+            "save_steps": 2,
+            "logging_steps": 2,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+        },
+        "release": {"dtype": "float16"},
+    }
+
+
+def test_resume_is_exact(tmp_path, recipe):
+    whole = finetune(recipe, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "parts" / "checkpoint-2")
+    parts = finetune(recipe, tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    averages = [tmp_path / run / "checkpoint-4" / EMA_FILE for run in ("whole", "parts")]
+    assert averages[0].read_bytes() == averages[1].read_bytes()
+
+
+def test_release_loads_and_predicts(tmp_path, recipe):
+    finetune(recipe, tmp_path)
+    model = HandMIMForMeshEstimation.from_pretrained(tmp_path / "release", dtype=torch.float32).eval()
+    with torch.no_grad():
+        outputs = model(SyntheticHands(2, seed=5, size=64).__getitems__([0, 1])["pixel_values"])
+    assert torch.isfinite(outputs.vertices).all()
+    assert (tmp_path / "release" / "preprocessor_config.json").is_file()
+
+
+def test_plain_trainer_trains_too(tmp_path, recipe):
+    arguments = HandMIMTrainingArguments(output_dir=str(tmp_path), **recipe["training"] | {"save_strategy": "no"})
+    model = build_model(recipe["model"], seed=0)
+    data = SyntheticHands(16, seed=3, size=64)
+    result = Trainer(model=model, args=arguments, train_dataset=data, data_collator=already_collated).train()
+    assert result.training_loss > 0
+
+
+def test_every_term_of_the_loss_is_logged(tmp_path, recipe, capsys):
+    finetune(recipe, tmp_path)
+    printed = capsys.readouterr().out
+    assert "loss_keypoints_2d" in printed and "loss_joints" in printed
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    first, again, other = (build_model(SMALL, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_packaged_recipes_build_their_model():
+    recipe = load_recipe("handmim-tiny-open")
+    with torch.device("meta"):
+        model = build_model(recipe["model"], seed=0)
+    assert model.config.hand_model == "open"
+
+
+def test_bad_recipes_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="handmim-tiny-open"):
+        load_recipe("no-such-recipe")
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({"model": {}, "data": {}, "training": {}, "typo": 1}))
+    with pytest.raises(ValueError, match="wrong.yaml"):
+        load_recipe(path)
