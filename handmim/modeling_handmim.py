@@ -16,6 +16,20 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_handmim import MEAN_GLOBAL_ORIENT, HandMIMConfig
 from .geometry import camera_translation, matrix_to_rot6d, project, rot6d_to_matrix
 from .hand_model import HandModel
+from .layers_handmim import (
+    NUM_BETAS,
+    NUM_KEYPOINTS,
+    NUM_ROTATIONS,
+    ConvStem,
+    Rectifier,
+    Regressor,
+    Upsample,
+    default_crop_intrinsics,
+    normalise_pixels,
+    ray_rotation,
+    sample_points,
+    soft_argmax,
+)
 from .losses import (
     heatmap_keypoint_loss,
     heatmap_loss,
@@ -23,19 +37,12 @@ from .losses import (
     score_loss,
 )
 
-NUM_KEYPOINTS = 21
-NUM_ROTATIONS = 16
-NUM_BETAS = 10
-# The head's state: 16 rotations in 6D, betas, and the camera as (log s, tx, ty).
-STATE_SIZE = 6 * NUM_ROTATIONS + NUM_BETAS + 3
 # Distances from projection to soft-argmax are a few hundredths of the crop: brought to the scale of the other inputs.
 RESIDUAL_SCALE = 10.0
 # exp keeps s positive; beyond these bounds the hand would be 1/20 or 20 times as large as the crop.
 MAX_LOG_SCALE = 3.0
 # Points are projected from at least this depth (metres), so that none behind the camera gives infinite pixels.
 MIN_DEPTH = 0.02
-# Focal length in crop sides when no intrinsics are given: a distant camera, close to the orthographic one of PyMAF.
-DEFAULT_FOCAL = 5.0
 
 
 @dataclass
@@ -88,45 +95,6 @@ class HandMIMMeshOutput(ModelOutput):
     score_logits: Tensor | None = None
     heatmaps: Tensor | None = None
     iterations: tuple[dict[str, Tensor], ...] | None = None
-
-
-class ConvStem(nn.Module):
-    """Stride-2 3x3 convolutions with norm and GELU, then a 1x1 projection (Xiao et al. 2021), for timm's `embed_layer`.
-
-    Args:
-        img_size: Side of the input, pixels.
-        patch_size: Total stride, a power of two.
-        in_chans: Channels of the input.
-        embed_dim: Channels of the output; the convolutions have embed_dim / patch_size * 2, 4, ... channels.
-        bias: Whether the projection has a bias.
-    """
-
-    def __init__(
-        self, img_size: int, patch_size: int, in_chans: int = 3, embed_dim: int = 768, bias: bool = True, **_: Any
-    ) -> None:
-        super().__init__()
-        self.img_size = (img_size, img_size)
-        self.patch_size = (patch_size, patch_size)
-        self.grid_size = (img_size // patch_size, img_size // patch_size)
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
-        depth = patch_size.bit_length() - 1
-        widths = [in_chans] + [max(8, embed_dim >> (depth - 1 - i)) for i in range(depth)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        # one group: independent of the batch, and on a CPU three times as fast as layer or batch norm
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width, eps=1e-6) for width in widths[1:])
-        self.proj = nn.Linear(widths[-1], embed_dim, bias=bias)
-
-    def feat_ratio(self) -> int:
-        return self.patch_size[0]
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, S / patch, S / patch, C)."""
-        x = pixel_values.contiguous(memory_format=torch.channels_last)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.gelu(norm(convolution(x)))
-        return self.proj(x.permute(0, 2, 3, 1))
 
 
 class HandMIMPreTrainedModel(PreTrainedModel):
@@ -257,138 +225,6 @@ class HandMIMModel(HandMIMPreTrainedModel):
         for block in self.encoder.blocks:
             if block.attn.fused_attn != fused:
                 block.attn.fused_attn = fused
-
-
-class Upsample(nn.Module):
-    """Transposed convolution with stride 2, layer norm and GELU, on channels-last maps (B, h, w, C).
-
-    PyMAF's layer with the norm and activation of the transformer: layer norm does not depend on the batch.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        padding = kernel_size // 2 - 1
-        self.deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride=2, padding=padding, bias=False)
-        self.norm = nn.LayerNorm(out_channels, eps=1e-6)
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether every output cell depends on one input cell only (kernel 2)."""
-        return self.deconv.kernel_size == (2, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.is_pointwise:
-            x = self.expand_cells(x).transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, h, w, 2, 2, C) interleaved
-        else:
-            x = self.deconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return F.gelu(self.norm(x))
-
-    def expand_cells(self, x: Tensor) -> Tensor:
-        """Cells (..., C) -> (..., 2, 2, C'): kernel 2 has no overlap, so it is a matrix product."""
-        weight = self.deconv.weight.permute(2, 3, 1, 0).reshape(-1, x.shape[-1])
-        return F.linear(x, weight).unflatten(-1, (2, 2, -1))
-
-    def sample(self, x: Tensor, points: Tensor) -> Tensor:
-        """`sample_points(self(x), points)` without the rest of the map, for kernel 2."""
-        batch, height, width, _ = x.shape
-        row, column, weight = bilinear_cells(points, 2 * height, 2 * width)
-        parents = gather_cells(x, row // 2, column // 2)  # (B, N, 4, C)
-        children = self.expand_cells(parents).flatten(3, 4)  # (B, N, 4, 2 * 2, C')
-        child = (row % 2 * 2 + column % 2)[..., None, None].expand(*row.shape, 1, children.shape[-1])
-        cells = F.gelu(self.norm(children.gather(3, child).squeeze(3)))
-        return (weight[..., None] * cells.float()).sum(2)
-
-
-class Regressor(nn.Module):
-    """Two hidden layers from evidence and the current state to a correction of the state (HMR's error feedback)."""
-
-    def __init__(self, in_features: int, config: HandMIMConfig) -> None:
-        super().__init__()
-        self.hidden1 = nn.Linear(in_features + STATE_SIZE, config.regressor_hidden_size)
-        self.hidden2 = nn.Linear(config.regressor_hidden_size, config.regressor_hidden_size)
-        self.output = nn.Linear(config.regressor_hidden_size, STATE_SIZE)
-        self.dropout = nn.Dropout(config.regressor_dropout)
-
-    def forward(self, evidence: list[Tensor], state: Tensor) -> Tensor:
-        """Evidence [(B, ...), ...] and state (B, 109) -> the corrected state, float32."""
-        dtype = self.hidden1.weight.dtype
-        x = torch.cat([part.to(dtype) for part in [*evidence, state]], dim=1)
-        x = self.dropout(F.gelu(self.hidden1(x)))
-        x = self.dropout(F.gelu(self.hidden2(x)))
-        return state + self.output(x).float()
-
-
-class Rectifier(nn.Module):
-    """Features at the projected keypoints, reduced point by point, then a correction (PyMAF, section 3.2)."""
-
-    def __init__(self, channels: int, config: HandMIMConfig) -> None:
-        super().__init__()
-        hidden, final = config.point_channels
-        self.reduce1 = nn.Linear(channels, hidden)
-        self.reduce2 = nn.Linear(hidden, final)
-        extra = 3 * NUM_KEYPOINTS if config.heatmap_evidence else 0
-        self.regressor = Regressor(NUM_KEYPOINTS * final + extra, config)
-
-    def forward(self, features: Tensor, evidence: list[Tensor], state: Tensor) -> Tensor:
-        """Sampled features (B, 21, C), other evidence [(B, ...), ...], state (B, 109) -> the corrected state."""
-        x = features.to(self.reduce1.weight.dtype)
-        x = F.gelu(self.reduce2(F.gelu(self.reduce1(x))))
-        return self.regressor([x.flatten(1), *evidence], state)
-
-
-def sample_points(feature_map: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples, equal to `grid_sample(..., align_corners=False)` with zeros outside.
-
-    Gathers touch 84 cells of a map; grid_sample would copy the whole map to float32 and to channels first.
-
-    Args:
-        feature_map: (B, h, w, C).
-        points: (B, N, 2) x, y; -1 and 1 are the outer edges of the map. No gradient flows into them.
-
-    Returns:
-        (B, N, C) in float32.
-    """
-    row, column, weight = bilinear_cells(points, *feature_map.shape[1:3])
-    return (weight[..., None] * gather_cells(feature_map, row, column).float()).sum(2)
-
-
-def bilinear_cells(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The four cells around points (B, N, 2) in [-1, 1]: rows, columns, and weights (0 outside), each (B, N, 4)."""
-    points = points.detach().float().nan_to_num().clamp(-4, 4)  # far outside everything is zero
-    x = (points[..., 0, None, None] + 1) * (width / 2) - 0.5
-    y = (points[..., 1, None, None] + 1) * (height / 2) - 0.5
-    offset = torch.arange(2, device=x.device)
-    column, row = torch.broadcast_tensors(x.floor().long() + offset, y.floor().long() + offset[:, None])
-    weight = (1 - (x - column).abs()) * (1 - (y - row).abs())  # (B, N, 2, 2)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    weight = torch.where(inside, weight, 0.0)
-    return row.clamp(0, height - 1).flatten(2), column.clamp(0, width - 1).flatten(2), weight.flatten(2)
-
-
-def gather_cells(feature_map: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Cells of a map (B, h, w, C) at rows and columns (B, N, 4): (B, N, 4, C)."""
-    batch, height, width, channels = feature_map.shape
-    index = row * width + column + (torch.arange(batch, device=row.device) * (height * width)).view(-1, 1, 1)
-    return F.embedding(index, feature_map.reshape(-1, channels))
-
-
-def soft_argmax(log_probability: Tensor) -> Tensor:
-    """Mean position under heat maps (B, K, h, w), log-softmax over h x w: (B, K, 2) in [-1, 1] crop coordinates."""
-    probability = log_probability.exp()
-    height, width = probability.shape[-2:]
-    x = (torch.arange(width, device=probability.device) + 0.5) * (2 / width) - 1
-    y = (torch.arange(height, device=probability.device) + 0.5) * (2 / height) - 1
-    return torch.stack([probability.sum(-2) @ x, probability.sum(-1) @ y], dim=-1)
-
-
-def ray_rotation(intrinsics: Tensor, size: int) -> Tensor:
-    """The smallest rotation (B, 3, 3) that takes the optical axis to the ray through the centre of the crop."""
-    centre = (size - 1) / 2
-    slope = (centre - intrinsics[:, :2, 2]) / intrinsics[:, (0, 1), (0, 1)]
-    x, y, z = F.normalize(F.pad(slope, (0, 1), value=1.0), dim=-1).unbind(-1)
-    shared = -x * y / (1 + z)
-    rows = [1 - x * x / (1 + z), shared, x, shared, 1 - y * y / (1 + z), y, -x, -y, z]
-    return torch.stack(rows, -1).view(-1, 3, 3)
 
 
 class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
@@ -559,17 +395,6 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         # without any usable label: zero, but still part of the graph, so that a training step does not fail
         loss = torch.stack(terms).sum() if terms else 0.0 * output.joints.sum()
         return loss, {name: value.detach() for name, value in values.items()}
-
-
-def normalise_pixels(pixels: Tensor, size: int) -> Tensor:
-    """Crop pixels -> [-1, 1] crop coordinates: -0.5 and size - 0.5 are the edges."""
-    return (pixels + 0.5) * (2 / size) - 1
-
-
-def default_crop_intrinsics(size: int, device: torch.device) -> Tensor:
-    """(3, 3) intrinsics assumed for a crop of unknown origin: a distant camera that looks at its centre."""
-    focal, centre = DEFAULT_FOCAL * size, (size - 1) / 2
-    return torch.tensor([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]], device=device)
 
 
 __all__ = ["HandMIMForMeshEstimation", "HandMIMModel", "HandMIMPreTrainedModel"]
