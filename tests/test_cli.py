@@ -1,0 +1,168 @@
+"""The `handmim` command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from conftest import picture
+from PIL import Image
+
+from handmim.cli import build_parser, main
+from handmim.commands import output_stems
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture()
+def predict(tiny_checkpoint: Path, tmp_path: Path):
+    """`handmim predict ...` with the tiny model into tmp_path/out -> (exit code, names of the files written)."""
+
+    def run(*arguments: object) -> tuple[int, set[str]]:
+        out = tmp_path / "out"
+        options = ["--model", tiny_checkpoint, "--device", "cpu", "--detector", "none", "--out", out]
+        code = main([str(argument) for argument in ("predict", *options, *arguments)])
+        return code, {file.name for file in out.iterdir()} if out.exists() else set()
+
+    return run
+
+
+def test_help_is_light() -> None:
+    code = "import sys; from handmim.cli import build_parser; print(build_parser().format_help()); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert "predict" in result.stdout and not {"torch", "transformers", "numpy", "PIL"} & set(result.stdout.split())
+
+
+def test_every_command_that_help_lists_runs_something() -> None:
+    text = build_parser().format_help()
+    for command in ("predict", "demo", "mano", "synthesize", "info"):
+        assert command in text
+    for later in ("pretrain", "finetune", "evaluate", "publish", "benchmark"):
+        assert later not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["predict"], ["predict", "--hand", "middle", "x.jpg"], ["predict", "x.jpg", "--box", "1,2,3"], ["mano"],
+     ["predict", "x.jpg", "--format", "stl"], ["synthesize", "0", "--out", "x"], ["fly"],
+     ["predict", "a.jpg", "b.jpg", "--box", "1,2,30,40"]],
+)  # fmt: skip
+def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2 and "error: " in capsys.readouterr().err
+
+
+def test_one_image(predict, photo: Path, capsys: pytest.CaptureFixture) -> None:
+    code, files = predict(photo, "--box", "10,10,60,60", "20,20,80,80", "--hand", "left", "--json")
+    assert code == 0
+    assert files == {"photo.json", "photo.overlay.png", "photo.0.glb", "photo.1.glb"}
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    out = photo.parent / "out"
+    assert report == json.loads((out / "photo.json").read_text())
+    assert (report["width"], report["height"]) == (120, 90) and report["meshes"] == ["photo.0.glb", "photo.1.glb"]
+    assert [hand["handedness"] for hand in report["hands"]] == ["left", "left"]
+    assert report["hands"][1]["box"] == [20, 20, 80, 80]
+    assert Image.open(out / "photo.overlay.png").height == 90
+    mesh = trimesh.load(out / "photo.1.glb", force="mesh", process=False)
+    np.testing.assert_allclose(mesh.vertices, np.array(report["hands"][1]["vertices"]) * [1, -1, -1], atol=1e-5)
+
+
+def test_boxes_before_images(predict, photo: Path) -> None:
+    code, files = predict("--format", "obj", "--box", "10,10,60,60", photo)
+    assert code == 0 and files == {"photo.json", "photo.overlay.png", "photo.0.obj"}
+
+
+def test_a_folder_with_one_bad_image(predict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "B.jpg", "c.overlay.png", ".hidden.png"):
+        Image.fromarray(picture()).save(folder / name)
+    (folder / "bad.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("no picture either")
+    code, files = predict(folder, tmp_path / "nothing.jpg", "--batch-size", "2", "--format", "ply")
+    errors = capsys.readouterr().err
+    assert code == 1 and "bad.jpg is not an image" in errors and "nothing.jpg does not exist" in errors
+    assert "2 failed" in errors and "Traceback" not in errors
+    expected = {f"{stem}.{end}" for stem in ("a", "b.png", "B.jpg") for end in ("json", "overlay.png", "0.ply")}
+    assert files == expected
+
+
+def test_names_of_files() -> None:
+    assert output_stems(["x/a.jpg", "x/b.png"]) == ["a", "b"]
+    assert output_stems(["x/a.jpg", "x/A.png", "y/c.jpg"]) == ["a.jpg", "A.png", "c"]
+    assert output_stems(["x/a.jpg", "y/a.jpg"]) == ["a.jpg", "a.jpg-2"]
+    assert output_stems(["https://h/p/photo.jpg?size=3"]) == ["photo"]
+    many = ["a-2.jpg", "x/a.jpg", "y/a.jpg", "a.jpg-2.png", "z/a.jpg"]
+    assert len({stem.lower() for stem in output_stems(many)}) == len(many)
+
+
+def test_a_failing_picture_does_not_stop_its_batch(predict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A box outside is found out inside the model's batch; here a detector that dislikes one of the pictures."""
+    sizes = {"a": (120, 90), "b": (64, 64), "c": (100, 80)}
+    for name, (width, height) in sizes.items():
+        Image.fromarray(picture(width, height)).save(tmp_path / f"{name}.png")
+    from handmim import HandMeshPipeline, InputError
+
+    original = HandMeshPipeline._detect
+
+    def moody(self, request):
+        if request.image.size == (64, 64):
+            raise InputError("no square pictures")
+        return original(self, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HandMeshPipeline, "_detect", moody)
+        code, files = predict(*(tmp_path / f"{name}.png" for name in sizes))
+    assert code == 1 and {name.split(".")[0] for name in files} == {"a", "c"}
+    assert "b.png: no square pictures" in capsys.readouterr().err
+
+
+def test_info(capsys: pytest.CaptureFixture) -> None:
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for word in (
+        "python",
+        "torch",
+        "transformers",
+        "open hand",
+        "MANO right",
+        "detectors",
+        "whole-image",
+        "checkpoint",
+    ):
+        assert word in text
+
+
+def test_demo(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["demo", "--model", str(tiny_checkpoint), "--device", "cpu", "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert " mm " in text and "handmim predict" in text
+    assert {file.name for file in tmp_path.iterdir()} == {"demo.json", "demo.overlay.png", "demo.0.glb"}
+
+
+def test_synthesize(tmp_path: Path) -> None:
+    arguments = ["--size", "64", "--seed", "3"]
+    assert main(["synthesize", "5", "--out", str(tmp_path / "a"), *arguments]) == 0
+    assert main(["synthesize", "2", "--out", str(tmp_path / "b"), *arguments, "--start", "3"]) == 0
+    names = [f"{index:08d}.png" for index in range(5)]
+    assert sorted(file.name for file in (tmp_path / "a" / "images").iterdir()) == names
+    assert Image.open(tmp_path / "a" / "masks" / names[0]).size == (64, 64)
+    assert (tmp_path / "a" / "images" / names[4]).read_bytes() == (tmp_path / "b" / "images" / names[4]).read_bytes()
+    with np.load(tmp_path / "a" / "labels.npz") as a, np.load(tmp_path / "b" / "labels.npz") as b:
+        assert a["joints"].shape == (5, 21, 3) and a["index"].tolist() == list(range(5))
+        for name in a:
+            np.testing.assert_allclose(a[name][3:], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_mano_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    calls = []
+    monkeypatch.setattr("handmim.mano_files.install_mano", lambda *args: calls.append(args) or tmp_path / "kept.npz")
+    assert main(["mano", "install", "some/MANO_RIGHT.pkl", "--side", "right"]) == 0
+    assert calls == [(Path("some/MANO_RIGHT.pkl"), "right")] and "kept.npz" in capsys.readouterr().out

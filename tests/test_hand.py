@@ -1,0 +1,187 @@
+"""The front door and its results."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from conftest import TINY, picture, stub_model
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import handmim.hand
+from handmim import Hand, HandMIM, HandMIMConfig, HandMIMForMeshEstimation, InputError, ModelError
+from handmim.geometry import project
+from handmim.mano_files import ManoFileNotFoundError
+
+BOX = [10, 10, 80, 70]
+NAMES = (
+    "vertices joints keypoints_2d faces betas global_orient hand_pose translation intrinsics box handedness score "
+    "hand_model"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> HandMIM:
+    return HandMIM.from_pretrained(tiny_checkpoint, device="cpu", detector="whole-image")
+
+
+@pytest.fixture(scope="module")
+def hand() -> Hand:
+    return stub_model()(picture(), boxes=BOX, handedness="left")[0]
+
+
+def test_fields(model: HandMIM) -> None:
+    (hand,) = model(picture(), boxes=BOX, handedness="right")
+    vertices, faces = model.model.hand_model.num_vertices, len(model.model.hand_model.faces)
+    shapes = {
+        "vertices": (vertices, 3),
+        "joints": (21, 3),
+        "keypoints_2d": (21, 2),
+        "betas": (10,),
+        "global_orient": (3,),
+        "hand_pose": (15, 3),
+        "translation": (3,),
+        "intrinsics": (3, 3),
+        "box": (4,),
+    }
+    for name, shape in shapes.items():
+        value = getattr(hand, name)
+        assert (value.shape, value.dtype) == (shape, np.float32) and np.isfinite(value).all(), name
+    assert hand.faces.shape == (faces, 3) and hand.hand_model == "open" and hand.intrinsics_source == "default"
+    assert set(NAMES.split()) <= set(Hand.__dataclass_fields__)
+    points = project(torch.from_numpy(hand.joints), torch.from_numpy(hand.intrinsics))
+    np.testing.assert_allclose(points, hand.keypoints_2d, atol=1e-3)
+    assert "right" in repr(hand) and len(repr(hand)) < 120
+
+
+def test_one_image_or_several(model: HandMIM, photo: Path) -> None:
+    image = np.asarray(Image.open(photo))
+    kinds = [photo, str(photo), Image.open(photo), image, photo.read_bytes()]
+    single = [model(kind, boxes=BOX) for kind in kinds]
+    together = model(kinds, boxes=[BOX] * 5, batch_size=2)
+    for hands in single + together:
+        assert isinstance(hands, list) and len(hands) == 1
+        np.testing.assert_allclose(hands[0].vertices, single[0][0].vertices, atol=1e-6)
+    assert model([]) == [] and len(model([photo])) == 1 and len(model([photo])[0]) == 1
+    assert len(model(np.stack([image, image]))) == 2
+
+
+def test_intrinsics_scale_depth(model: HandMIM) -> None:
+    camera = np.array([[300.0, 0, 59.5], [0, 300, 44.5], [0, 0, 1]])
+    near = model(picture(), boxes=BOX, handedness="right", intrinsics=camera)[0]
+    camera[0, 0] = camera[1, 1] = 600
+    far = model(picture(), boxes=BOX, handedness="right", intrinsics=camera)[0]
+    assert near.intrinsics_source == "given"
+    assert far.joints[0, 2] == pytest.approx(2 * near.joints[0, 2], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "glb"])
+def test_export(hand: Hand, tmp_path: Path, kind: str) -> None:
+    path = hand.export(tmp_path / f"hand.{kind}")
+    mesh = trimesh.load(path, force="mesh", process=False)
+    expected = hand.vertices * ([1, -1, -1] if kind == "glb" else [1, 1, 1])  # glTF: y up, towards the viewer +z
+    np.testing.assert_allclose(mesh.vertices, expected, atol=1e-6)
+    np.testing.assert_array_equal(mesh.faces, hand.faces)
+    assert mesh.volume > 0
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]  # no temporary file is left
+
+
+def test_export_of_another_kind(hand: Hand, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'hand.stl'"):
+        hand.export(tmp_path / "hand.stl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_overlay(photo: Path) -> None:
+    (hand,) = stub_model()(photo, boxes=BOX, handedness="right")
+    drawn = hand.overlay()
+    width, height = Image.open(photo).size
+    assert drawn.height == height and drawn.width > width  # the view from the side stands beside
+    original = np.asarray(Image.open(photo).convert("RGB")).astype(int)
+    changed = np.abs(np.asarray(drawn.convert("RGB"))[:, :width] - original).max(-1) > 20
+    inside = hand.keypoints_2d.round().astype(int)
+    assert 0 < changed.mean() < 0.9
+    seen = [changed[y, x] for x, y in inside if 0 <= x < width and 0 <= y < height]
+    assert np.mean(seen) > 0.7
+    blank = hand.overlay(np.zeros((height, width, 3), np.uint8))
+    assert np.asarray(blank)[0, 0].max() == 0
+    with pytest.raises(InputError, match="pass one"):
+        Hand(**{**{name: getattr(hand, name) for name in NAMES.split()}}).overlay()
+
+
+def test_to_dict_is_json(hand: Hand) -> None:
+    data = json.loads(json.dumps(hand.to_dict()))
+    assert set(data) == set(NAMES.split()) | {"intrinsics_source"}
+    np.testing.assert_allclose(data["vertices"], hand.vertices, rtol=1e-6)
+    assert data["handedness"] == "left" and np.array(data["faces"]).shape == hand.faces.shape
+
+
+def test_dtype(tiny_checkpoint: Path, model: HandMIM) -> None:
+    half = HandMIM.from_pretrained(tiny_checkpoint, device="cpu", dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    a, b = (m(picture(), boxes=BOX, handedness="right")[0] for m in (half, model))
+    assert a.vertices.dtype == np.float32
+    np.testing.assert_allclose(a.joints - a.joints[:1], b.joints - b.joints[:1], atol=0.01)
+
+
+def test_a_folder_without_a_processor(tiny_checkpoint: Path, model: HandMIM, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    again = HandMIM.from_pretrained(tmp_path, device="cpu")
+    assert again.image_processor.size == model.image_processor.size
+
+
+@pytest.mark.parametrize("kwargs", [{"device": "abacus"}, {"device": "cuda:99"}, {"dtype": "int8"}, {"dtype": "x"}])
+def test_unknown_device_or_dtype(tiny_checkpoint: Path, kwargs: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(kwargs.values()))):
+        HandMIM.from_pretrained(tiny_checkpoint, **kwargs)
+
+
+def copy(source: Path, target: Path) -> Path:
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_bad_checkpoints(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="no checkpoint could be loaded"):
+        HandMIM.from_pretrained(tmp_path / "nowhere")
+    folder = copy(tiny_checkpoint, tmp_path)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="damaged"):
+        HandMIM.from_pretrained(folder)
+    weights.write_bytes(whole)
+    tensors = load_file(weights)
+    del tensors["rectifiers.0.reduce1.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 weights .*rectifiers.0.reduce1.weight"):
+        HandMIM.from_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"damaged config\.json"):
+        HandMIM.from_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match="'bert'"):
+        HandMIM.from_pretrained(folder)
+    monkeypatch.setattr(handmim.hand, "EMBEDDED_CHECKPOINT", tmp_path / "none")
+    with pytest.raises(ModelError, match="carries no checkpoint"):
+        HandMIM.from_pretrained()
+
+
+def test_missing_mano_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HANDMIM_MANO_DIR", raising=False)
+    monkeypatch.setenv("HANDMIM_CACHE", str(tmp_path / "cache"))
+    HandMIMForMeshEstimation(HandMIMConfig(**TINY | {"hand_model": "mano"})).save_pretrained(tmp_path / "model")
+    with pytest.raises(ManoFileNotFoundError):
+        HandMIM.from_pretrained(tmp_path / "model")
+    with pytest.raises(ManoFileNotFoundError, match="here"):
+        HandMIM.from_pretrained(tmp_path / "model", hand_model_path=tmp_path / "here")
+
+
+def test_hand_model_path_is_for_mano(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="open hand"):
+        HandMIM.from_pretrained(tiny_checkpoint, hand_model_path=tmp_path)

@@ -1,0 +1,232 @@
+"""The pipeline: registration, batches, sides, refinement, and results that follow the picture."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture, ramp, stub_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import pipeline
+
+from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
+from handmim.detection import Detection
+
+WIDTH, HEIGHT = 160, 120
+CAMERA = np.array([[180.0, 0, 70], [0, 180, 66], [0, 0, 1]])
+corners = st.tuples(st.floats(5, 60), st.floats(5, 40), st.floats(20, 80), st.floats(20, 70))
+hands = st.sampled_from(["left", "right"])
+
+
+@pytest.fixture(scope="module")
+def model() -> HandMIM:
+    return stub_model()
+
+
+def predict(model: HandMIM, image: np.ndarray, box: list[float], side: str, camera: np.ndarray) -> dict:
+    (hand,) = model.pipeline(image, boxes=box, handedness=side, intrinsics=camera)
+    return hand
+
+
+def compare(found: dict, expected: dict, turn: np.ndarray, tolerance: float = 2e-3) -> None:
+    """`found` must be `expected` with its camera frame turned by (3, 3) `turn`, up to the resampling of pixels."""
+    for name in ("vertices", "joints"):
+        np.testing.assert_allclose(found[name], expected[name] @ turn.T, atol=tolerance)
+
+
+@settings(max_examples=15, deadline=None)
+@given(corners, hands)
+def test_mirrored_picture(model: HandMIM, box: tuple, side: str) -> None:
+    x, y, w, h = box
+    mirrored_camera = CAMERA.copy()
+    mirrored_camera[0, 2] = WIDTH - 1 - CAMERA[0, 2]
+    image = ramp(WIDTH, HEIGHT)
+    one = predict(model, image, [x, y, x + w, y + h], side, CAMERA)
+    other_side = {"left": "right", "right": "left"}[side]
+    flipped = np.ascontiguousarray(image[:, ::-1])
+    box = [WIDTH - 1 - x - w, y, WIDTH - 1 - x, y + h]
+    two = predict(model, flipped, box, other_side, mirrored_camera)
+    compare(two, one, np.diag([-1.0, 1, 1]))
+    np.testing.assert_allclose(WIDTH - 1 - two["keypoints_2d"][:, 0], one["keypoints_2d"][:, 0], atol=1)
+    np.testing.assert_allclose(two["hand_pose"] * [1, -1, -1], one["hand_pose"], atol=1e-5)
+    assert two["handedness"] == other_side
+    np.testing.assert_array_equal(two["faces"][:, ::-1], one["faces"])
+
+
+@settings(max_examples=15, deadline=None)
+@given(corners, hands, st.integers(0, 60), st.integers(0, 60))
+def test_cut_picture(model: HandMIM, box: tuple, side: str, left: int, top: int) -> None:
+    """The same hand in a picture with less around it: same place in space, pixels shifted."""
+    x, y, w, h = box
+    x, y = x + 40, y + 30
+    wide = ramp(250, 220)
+    one = predict(model, wide, [x, y, x + w, y + h], side, CAMERA)
+    left, top = min(left, int(x - 0.2 * max(w, h) - 15)), min(top, int(y - 0.2 * max(w, h) - 15))
+    left, top = max(left, 0), max(top, 0)
+    camera = CAMERA - [[0, 0, left], [0, 0, top], [0, 0, 0]]
+    cut = np.ascontiguousarray(wide[top:, left:])
+    two = predict(model, cut, [x - left, y - top, x + w - left, y + h - top], side, camera)
+    compare(two, one, np.eye(3))
+    np.testing.assert_allclose(two["keypoints_2d"] + [left, top], one["keypoints_2d"], atol=1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(corners, hands, st.sampled_from([0.5, 2.0, 3.0]))
+def test_scaled_picture(model: HandMIM, box: tuple, side: str, factor: float) -> None:
+    x, y, w, h = box
+    one = predict(model, ramp(WIDTH, HEIGHT), [x, y, x + w, y + h], side, CAMERA)
+    size = int(WIDTH * factor), int(HEIGHT * factor)
+    scaled = np.asarray(Image.fromarray(ramp(WIDTH, HEIGHT)).resize(size, Image.Resampling.BOX))
+    camera = CAMERA.copy()
+    camera[:2] *= factor
+    camera[:2, 2] += (factor - 1) / 2  # pixel centres: x -> factor (x + 1/2) - 1/2
+    box = (np.array([x, y, x + w, y + h]) + 0.5) * factor - 0.5
+    two = predict(model, scaled, box, side, camera)
+    compare(two, one, np.eye(3), tolerance=0.01)
+    np.testing.assert_allclose((two["keypoints_2d"] + 0.5) / factor - 0.5, one["keypoints_2d"], atol=2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(corners, hands, st.integers(1, 3))
+def test_turned_picture(model: HandMIM, box: tuple, side: str, quarters: int) -> None:
+    x, y, w, h = box
+    image, camera = ramp(WIDTH, HEIGHT), CAMERA.copy()
+    one = predict(model, image, [x, y, x + w, y + h], side, camera)
+    points, turn = np.array([[x, y], [x + w, y + h], camera[:2, 2]]), np.eye(3)
+    for _ in range(quarters):  # np.rot90: (x, y) -> (y, width - 1 - x)
+        points = np.stack([points[:, 1], image.shape[1] - 1 - points[:, 0]], -1)
+        turn = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) @ turn
+        image = np.rot90(image)
+    camera[:2, 2] = points[2]
+    box = [*points[:2].min(0), *points[:2].max(0)]
+    two = predict(model, np.ascontiguousarray(image), box, side, camera)
+    compare(two, one, turn)
+
+
+@settings(max_examples=10, deadline=None)
+@given(corners, hands)
+def test_mirroring_twice_is_the_identity(model: HandMIM, box: tuple, side: str) -> None:
+    x, y, w, h = box
+    image = ramp(WIDTH, HEIGHT)
+    one = predict(model, image, [x, y, x + w, y + h], side, CAMERA)
+    two = predict(model, np.ascontiguousarray(image[:, ::-1][:, ::-1]), [x, y, x + w, y + h], side, CAMERA)
+    for name in ("vertices", "keypoints_2d", "global_orient", "hand_pose", "translation"):
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_side_is_found_by_the_score() -> None:
+    """The "network" believes in a right hand where red grows to the right."""
+    finder = stub_model(right=lambda pixels: 100 * pixels[:, 0].diff(dim=2).mean((1, 2)))
+    image = ramp(WIDTH, HEIGHT)
+    box = [20, 10, 100, 100]
+    (right,) = finder.pipeline(image, boxes=box)
+    (left,) = finder.pipeline(np.ascontiguousarray(image[:, ::-1]), boxes=box)
+    assert (right["handedness"], left["handedness"]) == ("right", "left")
+    assert right["score"] > 0.5 and left["score"] > 0.5
+    (forced,) = finder.pipeline(image, boxes=box, handedness="left")
+    assert forced["handedness"] == "left" and forced["score"] < 0.5
+
+
+def test_batches_are_batched_and_equal_single_calls() -> None:
+    one, many = stub_model(), stub_model()
+    images = [picture(seed=seed) for seed in range(5)]
+    boxes = [[[5, 5, 60, 60]], [[5, 5, 60, 60], [30, 20, 90, 80]], np.zeros((0, 4)), [10, 10, 50, 80], None]
+    sides = ["left", ["right", "left"], None, None, "right"]
+    together = many.pipeline(images, boxes=boxes, handedness=sides, batch_size=5)
+    # 1 + 2 + 0 + 2 (both sides) + 1 crops at once, then the whole-image box once more around its hand
+    assert many.pipeline.model.batches == [6, 1]
+    assert [len(hands) for hands in together] == [1, 2, 0, 1, 1]
+    for image, box, side, expected in zip(images, boxes, sides, together, strict=True):
+        for found, hand in zip(one.pipeline(image, boxes=box, handedness=side), expected, strict=True):
+            np.testing.assert_allclose(found["vertices"], hand["vertices"], atol=1e-6)
+
+
+def test_streams_and_dicts(model: HandMIM) -> None:
+    stream = ({"image": picture(), "boxes": [5, 5, 60, 60], "handedness": side} for side in ("left", "right"))
+    assert [hands[0]["handedness"] for hands in model.pipeline(stream)] == ["left", "right"]
+    assert model.pipeline({"image": picture(), "boxes": [5, 5, 60, 60], "handedness": "left"})[0]["score"]
+    assert model.pipeline([]) == []
+    with pytest.raises(InputError, match="'image'"):
+        model.pipeline({"picture": picture()})
+    with pytest.raises(InputError, match="stream"):
+        model.pipeline((image for image in [picture()]), boxes=[1, 2, 3, 4])
+    with pytest.raises(TypeError):
+        model.pipeline(picture(), handednes="left")
+
+
+def test_whole_picture_is_refined_to_the_hand() -> None:
+    finder = stub_model()
+    (hand,) = finder.pipeline(ramp(WIDTH, HEIGHT), handedness="right", intrinsics=CAMERA)
+    assert finder.pipeline.model.batches == [1, 1]
+    x0, y0, x1, y1 = hand["box"]
+    assert -0.5 <= x0 < x1 <= WIDTH - 0.5 and -0.5 <= y0 < y1 <= HEIGHT - 0.5
+    assert (x1 - x0) * (y1 - y0) < 0.9 * WIDTH * HEIGHT
+
+
+def test_detector_gives_boxes_and_sides() -> None:
+    class Two:
+        name, refine = "two", False
+
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            return [Detection(np.array([5.0, 5, 50, 50]), "left"), Detection(np.array([40.0, 30, 90, 80]))]
+
+    finder = stub_model(detector=Two(), right=lambda pixels: torch.arange(float(len(pixels))))
+    found = finder.pipeline(picture())
+    assert [hand["handedness"] for hand in found] == ["left", "left"]  # the last crop, a mirrored one, scores highest
+    assert finder.pipeline.model.batches == [3]
+    np.testing.assert_allclose(found[1]["box"], [40, 30, 90, 80])
+
+    class Nothing(Two):
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            return []
+
+    assert stub_model(detector=Nothing()).pipeline(picture()) == []
+
+
+def test_pipeline_function_knows_the_task(tiny_checkpoint: Path) -> None:
+    task = pipeline("hand-mesh-estimation", model=str(tiny_checkpoint), detector="whole-image")
+    assert isinstance(task, HandMeshPipeline)
+    (hand,) = task(picture(), boxes=[10, 10, 80, 80])
+    assert hand["vertices"].shape[1] == 3 and hand["hand_model"] == "open" and hand["intrinsics_source"] == "default"
+
+
+def test_a_model_without_a_mesh_is_refused() -> None:
+    network = stub_model().model
+    with pytest.raises(ModelError, match="image processor"):
+        HandMeshPipeline(model=network, device="cpu")
+    del network.hand_model
+    with pytest.raises(ModelError, match="mesh head"):
+        HandMeshPipeline(model=network, device="cpu")
+
+
+def test_import_is_light_and_registers() -> None:
+    """`import handmim` alone loads neither torch nor transformers; with transformers everything is registered."""
+    code = """if True:
+        import sys, handmim
+        assert not {"torch", "transformers", "numpy", "PIL"} & set(sys.modules), "import handmim is heavy"
+        from transformers import AutoConfig, AutoModel, AutoImageProcessor
+        from transformers.pipelines import PIPELINE_REGISTRY
+        assert not {"timm", "trimesh", "mediapipe"} & set(sys.modules), "registration is heavy"
+        assert "hand-mesh-estimation" in PIPELINE_REGISTRY.get_supported_tasks()
+        config = AutoConfig.for_model("handmim")
+        assert type(config) is handmim.HandMIMConfig
+        import pickle
+        models = AutoModel._model_mapping[type(config)]
+        assert models[0] is handmim.HandMIMForMeshEstimation
+        assert list(pickle.loads(pickle.dumps(models))) == list(models)
+        assert set(handmim.__all__) <= set(dir(handmim)) and all(getattr(handmim, name) for name in handmim.__all__)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_registration_when_transformers_came_first() -> None:
+    code = """if True:
+        from transformers import AutoConfig
+        import handmim
+        assert type(AutoConfig.for_model("handmim")) is handmim.HandMIMConfig
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
