@@ -25,7 +25,7 @@ def colours(random: SampleRandom, shape: tuple[int, ...]) -> Tensor:
     """(B, *shape, 3) sRGB in [0, 1]: mostly dull, of any lightness, one in six the colour of skin."""
     light = random.uniform((*shape, 1)).sqrt()
     hue = random.uniform((*shape, 3))
-    saturation = random.uniform((*shape, 1)).square()
+    saturation = random.uniform((*shape, 1)).pow(3)
     low, high = hue.amin(-1, keepdim=True), hue.amax(-1, keepdim=True)
     vivid = light * (1 - saturation * (1 - (hue - low) / (high - low).clamp(min=0.05)))
     flesh = torch.tensor([0.95, 0.70, 0.56], device=random.device) * (0.25 + 0.75 * light)
@@ -107,9 +107,9 @@ def draw_backgrounds(random: SampleRandom, side: int) -> Tensor:
     picture = picture + _pattern(random, side)[:, None] * (ends[:, 2] - picture) * random.uniform((1, 1, 1), 0.2, 1.0)
     mono = _octave_noise(random, side, 1)
     grain = mono.expand(-1, 3, -1, -1).clone()
-    coloured = torch.nonzero(random.bernoulli(0.3)).squeeze(1)
+    coloured = torch.nonzero(random.bernoulli(0.12)).squeeze(1)
     grain[coloured] = _octave_noise(random.fork("coloured").select(coloured), side, 3)
-    picture = picture * (1 + grain * random.uniform((1, 1, 1)).square() * 0.33)
+    picture = picture * (1 + grain * random.uniform((1, 1, 1)).pow(3) * 0.35)
     # Half the pictures are rooms full of things, the others walls and tables.
     count = torch.where(random.bernoulli(0.5), random.integers((), 0, 3), random.integers((), 3, _MAX_SHAPES + 1))
     for k in range(_MAX_SHAPES):
@@ -120,7 +120,10 @@ def draw_backgrounds(random: SampleRandom, side: int) -> Tensor:
         colour = colours(shape, ())[..., None, None]
         picture[chosen] = torch.lerp(picture[chosen], fill * colour, _shape_mask(shape, side))
     picture = (picture - 0.5) * random.uniform((1, 1, 1), 0.6, 1.2) + 0.5 + random.normal((1, 1, 1), 0.0, 0.08)
-    return _defocus(random, picture).clamp(0, 1)
+    picture = _defocus(random, picture).clamp(0, 1)
+    # Cut-outs and studio walls: plain white, grey or black.
+    level = torch.where(random.bernoulli(0.6), torch.ones_like(random.uniform()), random.uniform())[:, None, None, None]
+    return torch.where(random.bernoulli(0.08, (1, 1, 1)), level, picture)
 
 
 def _defocus(random: SampleRandom, picture: Tensor) -> Tensor:

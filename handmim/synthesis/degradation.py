@@ -48,36 +48,34 @@ def _chosen(flag: Tensor) -> Tensor:
 
 
 def soften(picture: Tensor, weight: Tensor, axis: int, step: int = 1) -> Tensor:
-    """Three-tap blur (w, 1 - 2 w, w) along an axis, taps `step` px apart. picture (B, C, H, W), weight (B,)."""
-    length = picture.shape[axis]
-    left = picture.narrow(axis, 0, length - 2 * step)
-    right = picture.narrow(axis, 2 * step, length - 2 * step)
-    middle = picture.narrow(axis, step, length - 2 * step)
-    result = picture.clone()
-    change = (left + right).sub_(middle, alpha=2).mul_(weight[:, None, None, None])
-    result.narrow(axis, step, length - 2 * step).add_(change)
-    return result
+    """Three-tap blur (w, 1 - 2 w, w) along an axis, taps `step` px apart; picture (B, C, H, W), in place, weight (B,)."""
+    length = picture.shape[axis] - 2 * step
+    change = picture.narrow(axis, 0, length) + picture.narrow(axis, 2 * step, length)
+    middle = picture.narrow(axis, step, length)
+    change.sub_(middle, alpha=2)
+    middle.addcmul_(change, weight[:, None, None, None])
+    return picture
 
 
 def blur(random: SampleRandom, picture: Tensor) -> Tensor:
-    """Defocus, slight in most pictures, and motion blur along one axis or a diagonal in one of ten."""
-    amount = random.uniform((), 0.0, 0.25)
-    heavy, motion = _chosen(random.bernoulli(0.28)), _chosen(random.bernoulli(0.1))
+    """Defocus, slight in most pictures, and motion blur along one axis in one of ten."""
+    amount = random.uniform((), 0.03, 0.2)
+    heavy, motion = _chosen(random.bernoulli(0.22)), _chosen(random.bernoulli(0.1))
     for axis in (2, 3):
-        picture = soften(picture, amount, axis)
+        soften(picture, amount, axis)
     if len(heavy):
         strong = random.fork("heavy").select(heavy).uniform((), 0.1, 0.33)
         part = picture[heavy]
         for axis, step in ((2, 1), (3, 1), (2, 2), (3, 2)):
-            part = soften(part, strong, axis, step)
+            soften(part, strong, axis, step)
         picture[heavy] = part
     if len(motion):
         draw = random.fork("motion").select(motion)
         flat, part = draw.uniform((), 0.1, 0.33), picture[motion]
         along = draw.bernoulli(0.5)
         for step in (1, 2, 3):
-            part = soften(part, flat * along, 3, step)
-            part = soften(part, flat * ~along, 2, step)
+            soften(part, flat * along, 3, step)
+            soften(part, flat * ~along, 2, step)
         picture[motion] = part
     return picture
 
@@ -117,7 +115,7 @@ def develop(random: SampleRandom, picture: Tensor) -> Tensor:
 
 def sensor(random: SampleRandom, picture: Tensor) -> Tensor:
     """Noise of the sensor, sometimes strong; grey pictures get grey noise. In place, sRGB."""
-    strength = random.uniform().square() * 0.035 + random.bernoulli(0.06).float() * random.uniform((), 0.0, 0.06)
+    strength = random.uniform().pow(3) * 0.03 + random.bernoulli(0.06).float() * random.uniform((), 0.0, 0.07)
     noise = _noise(random, picture[0].numel()).view_as(picture)
     grey = (picture[:, 0, 0, 0] == picture[:, 1, 0, 0]) & (picture[:, 0, -1, -1] == picture[:, 1, -1, -1])
     chosen = _chosen(grey | random.bernoulli(0.3))

@@ -19,7 +19,7 @@ from ..hand_model import HandModel
 from ..rendering import Fragments, rasterize
 from . import backgrounds, cameras
 from .degradation import degrade
-from .hand_mesh import HandMesh, load_hand_mesh
+from .hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
 from .poses import sample_poses
@@ -29,7 +29,7 @@ from .skin import Skin, dress, paint
 NEGATIVES = 0.17  # share of pictures that do not show a right hand
 _EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
 SECOND_SHARE = 0.10
-THING_SHARE = 0.38
+THING_SHARE = 0.33
 HELD = 0.75  # of the things
 SUPERSAMPLING = 2
 # A second hand draws from the indices of another, never used, half of the number range.
@@ -288,11 +288,12 @@ class _Scene:
         return back
 
     def _pixel_colour(self, weights: Tensor, face: Tensor, row: Tensor) -> Tensor:
-        """(P, 3) linear colour of chosen samples; the sleeve has its edge and stripes here, finer than the mesh."""
+        """(P, 3) linear colour of chosen samples: the vertices' light, and what is finer than the mesh."""
         corners = self.mesh.faces.index_select(0, face) + (row * self.mesh.num_vertices)[:, None]
         values = F.embedding_bag(corners, self.attributes, per_sample_weights=weights, mode="sum")
-        colour, along = values[:, :3].contiguous(), values[:, 6]
-        start = self.skin.sleeve_start[row]
+        colour, irradiance, along = values[:, :3].contiguous(), values[:, 3:6], values[:, 6]
+        self._detail(colour, irradiance, weights, face, row)
+        start = self.skin.sleeve_start.index_select(0, row)
         covered = torch.nonzero(along > start).squeeze(1)
         if len(covered):
             row, along, start = row[covered], along[covered], start[covered]
@@ -300,8 +301,21 @@ class _Scene:
             cloth = self.skin.sleeve_colour[row, stripes.long()]
             cuff = ((along - start) / 0.004).clamp(0, 1) * 0.45 + 0.55  # the rim lies in its own shadow
             cuff = cuff * (1 + 0.08 * values[covered, 7])
-            colour[covered] = cloth * values[covered, 3:6] * cuff[:, None]
+            colour[covered] = cloth * irradiance[covered] * cuff[:, None]
         return colour
+
+    def _detail(self, colour: Tensor, irradiance: Tensor, weights: Tensor, face: Tensor, row: Tensor) -> None:
+        """Creases, folds over the knuckles and nails from the texture, on colours (P, 3) in place."""
+        mesh, side = self.mesh, TEXTURE_SIDE
+        corners = mesh.face_uv.index_select(0, face)
+        texel = F.embedding_bag(corners, mesh.uv, per_sample_weights=weights, mode="sum").to(torch.int32)
+        x, y = texel.clamp_(0, side - 1).unbind(1)
+        look = mesh.texture.index_select(0, (y * side + x).long())
+        fold, nail = torch.nonzero(look[:, 0] + look[:, 1] > 0).squeeze(1), torch.nonzero(look[:, 3] > 0).squeeze(1)
+        dark = (look[fold, :2, None] * self.skin.detail.index_select(0, row[fold])).sum(1)
+        colour[fold] *= dark.neg_().add_(1).clamp_(min=0.1)
+        varnish = self.skin.nail.index_select(0, row[nail]) * irradiance[nail]
+        colour[nail] = torch.lerp(colour[nail], varnish, look[nail, 3:])
 
     def _blend(self, picture: Tensor, where: Tensor, coverage: Tensor, colour: Tensor) -> None:
         """Paint colours (P, 3) over pixels `where` (flat over (B, S, S)) of pictures (B, 3, S, S), in place."""
@@ -342,7 +356,10 @@ class _Scene:
         front = depth < self.depth[chosen]
         where = torch.nonzero(front, as_tuple=True)
         colour = shade_things(things, _take(self.light, chosen), camera, where, depth[where], face[where])
-        picture.permute(0, 2, 3, 1)[chosen[where[0]], where[1], where[2]] = colour
+        # Pixels at the rim mix with what is behind them: the rays know no fractions.
+        cover = F.avg_pool2d(front.float()[:, None], 3, 1, 1, count_include_pad=False)[:, 0][where]
+        flat = (chosen[where[0]] * self.size + where[1]) * self.size + where[2]
+        self._blend(picture, flat, cover, colour)
         self.depth[chosen] = torch.minimum(depth, self.depth[chosen])
         self.mask[chosen] &= ~front
         return picture

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from ..rendering import vertex_normals
-
 # Rest space is MANO's: fingers along -x, back of the hand +y, thumb +z; so the elbow lies along +x.
 _BEND_END = 0.06  # m past the wrist, beyond which the forearm is rigid and may be cut finer and stretched
 FOREARM_LENGTH = 0.34  # m from the wrist to the cut end; loose crops show that much of an arm
+TEXTURE_SIDE = 256
 _NUM_NOISE = 24
 _NUM_WAVES = 24
 
@@ -32,7 +31,9 @@ class HandMesh:
         moved_template: (3, M), m. moved_shape_dirs: (10, 3 * M), m per unit of betas.
         moved_weight: (M,) share of the forearm's rotation, in [0, 1].
         rest: (Vr, 3) rest positions of all rendered vertices, m.
-        dorsal, nail, redness, knuckle, crease: (Vr,) in [0, 1], maps on the skin.
+        dorsal, redness: (Vr,) in [0, 1], smooth maps on the skin.
+        uv: (U, 2) texels, u right, v down. face_uv: (F, 3) int64 rows of `uv`; the forearm lies on a blank texel.
+        texture: (TEXTURE_SIDE^2, 4) in [0, 1]: crease, knuckle, redness, nail.
         noise: (_NUM_NOISE, Vr) smooth random fields on the skin, mean 0, standard deviation 1, fine ones last.
         incident: (Vr, K) int64 faces at each vertex, filled up with F.
     """
@@ -47,10 +48,10 @@ class HandMesh:
     moved_weight: Tensor
     rest: Tensor
     dorsal: Tensor
-    nail: Tensor
     redness: Tensor
-    knuckle: Tensor
-    crease: Tensor
+    uv: Tensor
+    face_uv: Tensor
+    texture: Tensor
     noise: Tensor
     incident: Tensor
 
@@ -105,33 +106,34 @@ def unit(vector: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=4)
 def load_hand_mesh(device: str = "cpu") -> HandMesh:
     """The rendered mesh of the open hand, from the package's asset."""
-    raw = load_safetensors((resources.files("handmim") / "assets" / "open_hand.safetensors").read_bytes())
-    arrays = {name: value for name, value in raw.items()}
+    arrays = load_safetensors((resources.files("handmim") / "assets" / "open_hand.safetensors").read_bytes())
     num_hand = len(arrays["template"])
-    rest = arrays["render_template"].float()
-    attributes = {
-        "rest": rest,
+    vertex = {
+        "rest": arrays["render_template"].float(),
         "shape": arrays["render_shape_dirs"].float().flatten(1),
-        "lower": arrays["lower_arm"].float()[:, None],
-        **{name: value[:, None] for name, value in _skin_maps(arrays, rest).items()},
+        **{name: arrays[name].float()[:, None] for name in ("lower_arm", "dorsal", "redness")},
     }
-    faces = arrays["render_faces"].long()
-    hand_face = (faces < num_hand).all(1)
-    faces, hand_face, attributes = _refine_forearm(faces, hand_face, attributes)
-    rest = _lengthen(attributes["rest"])
-    moved = torch.nonzero((attributes["lower"][:, 0] > 0) | (torch.arange(len(rest)) >= num_hand)).squeeze(1)
-    shape = attributes["shape"].view(len(rest), 3, 10)[moved]
+    faces, face_uv, vertex = _refine_forearm(arrays["render_faces"].long(), arrays["render_face_uv"].long(), vertex)
+    rest, lower_arm = _lengthen(vertex["rest"]), vertex["lower_arm"][:, 0]
+    moved = torch.nonzero((lower_arm > 0) | (torch.arange(len(rest)) >= num_hand)).squeeze(1)
+    shape = vertex["shape"].view(len(rest), 3, 10)[moved]
+    texture = arrays["texture"].view(-1, 4).float() / 255
+    texture[0] = 0  # the forearm's
     tensors = {
         "faces": faces,
-        "hand_face": hand_face,
+        "hand_face": (faces < num_hand).all(1),
         "moved": moved,
         "moved_template": rest[moved].T.contiguous(),
         "moved_shape_dirs": shape.permute(2, 1, 0).reshape(10, -1).contiguous(),
-        "moved_weight": attributes["lower"][moved, 0],
-        "incident": _incident_faces(faces, len(rest)),
+        "moved_weight": lower_arm[moved],
         "rest": rest,
+        "dorsal": vertex["dorsal"][:, 0],
+        "redness": vertex["redness"][:, 0],
+        "uv": torch.cat([arrays["render_uv"].float() * TEXTURE_SIDE, torch.zeros(1, 2)]),
+        "face_uv": face_uv,
+        "texture": texture,
         "noise": _noise_fields(rest),
-        **{name: attributes[name][:, 0] for name in ("dorsal", "nail", "redness", "knuckle", "crease")},
+        "incident": _incident_faces(faces, len(rest)),
     }
     tensors = {name: value.to(device) for name, value in tensors.items()}
     return HandMesh(num_hand_vertices=num_hand, num_moved_hand_vertices=int((moved < num_hand).sum()), **tensors)
@@ -147,32 +149,29 @@ def _incident_faces(faces: Tensor, num_vertices: int) -> Tensor:
     return table
 
 
-def _skin_maps(arrays: dict[str, Tensor], rest: Tensor) -> dict[str, Tensor]:
-    """(Vr,) maps in [0, 1]; where the asset has none, the back of the hand is told by the normal and the rest is 0."""
-    normals = vertex_normals(rest, arrays["render_faces"].long())
-    plain = torch.zeros(len(rest))
-    maps = {
-        name: arrays[name].float() if name in arrays else plain for name in ("nail", "redness", "knuckle", "crease")
-    }
-    maps["dorsal"] = arrays["dorsal"].float() if "dorsal" in arrays else (normals[:, 1] * 0.9 + 0.5)
-    return {name: value.clamp(0, 1) for name, value in maps.items()}
-
-
 def _refine_forearm(
-    faces: Tensor, hand_face: Tensor, attributes: dict[str, Tensor]
+    faces: Tensor, face_uv: Tensor, vertex: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Cut each rigid forearm face into four, so that a cuff has an edge; midpoints take the mean of their ends."""
-    inside = (attributes["rest"][:, 0] > _BEND_END)[faces].all(1)
+    """Cut each rigid forearm face into four, so that a cuff has an edge.
+
+    Args:
+        faces, face_uv: (F, 3) int64.
+        vertex: (Vr, C) attributes; midpoints take the mean of their ends.
+
+    Returns:
+        The three, refined; new faces have the last row of `uv` plus one, for a blank texel.
+    """
+    inside = (vertex["rest"][:, 0] > _BEND_END)[faces].all(1)
     coarse = faces[inside]
     edges = torch.cat([coarse[:, [0, 1]], coarse[:, [1, 2]], coarse[:, [2, 0]]]).sort(1).values
     unique, inverse = torch.unique(edges, dim=0, return_inverse=True)
-    start = len(attributes["rest"])
+    start = len(vertex["rest"])
     ab, bc, ca = (inverse + start).view(3, -1)
     a, b, c = coarse.unbind(1)
     fine = torch.stack([a, ab, ca, ab, b, bc, ca, bc, c, ab, bc, ca], 1).view(-1, 3)
-    attributes = {k: torch.cat([v, (v[unique[:, 0]] + v[unique[:, 1]]) / 2]) for k, v in attributes.items()}
-    hand_face = torch.cat([hand_face[~inside], hand_face[inside].repeat_interleave(4)])
-    return torch.cat([faces[~inside], fine]), hand_face, attributes
+    vertex = {k: torch.cat([v, (v[unique[:, 0]] + v[unique[:, 1]]) / 2]) for k, v in vertex.items()}
+    blank = torch.full_like(fine, int(face_uv.max()) + 1)
+    return torch.cat([faces[~inside], fine]), torch.cat([face_uv[~inside], blank]), vertex
 
 
 def _lengthen(rest: Tensor) -> Tensor:

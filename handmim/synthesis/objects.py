@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backgrounds import colours
+from .hand_mesh import unit
 from .light import Light
 from .random import SampleRandom
 from .skin import sample_tone
@@ -51,7 +52,7 @@ def sample_things(random: SampleRandom, joints: Tensor, held: Tensor) -> Things:
     """
     device = random.device
     kind = random.choice((0.2, 0.3, 0.2, 0.3))  # ball, can or bottle, pen or stick, box or book
-    size = random.log_uniform((3,), 0.012, 0.05)
+    size = random.log_uniform((3,), 0.010, 0.042)
     length = random.uniform((), 0.04, 0.11)
     pen = random.uniform((), 0.003, 0.008)
     far = torch.full_like(pen, _FAR)
@@ -165,23 +166,27 @@ def shade_things(
         (P, 3) linear.
     """
     sample, v, u = where
-    camera = intrinsics[sample]
-    seen = torch.stack([(u - camera[:, 0, 2]) / camera[:, 0, 0], (v - camera[:, 1, 2]) / camera[:, 1, 1]], 1)
-    seen = F.pad(seen, (0, 1), value=1.0)
-    turn = things.rotation[sample]
-    point = ((seen * depth[:, None] - things.centre[sample])[:, :, None] * turn).sum(1)  # the object's frame
-    axis = torch.arange(3, device=depth.device)
-    toward = -torch.sign((seen[:, :, None] * turn).sum(1))
-    normal = torch.where((face < 0)[:, None], point * things.curve[sample], toward * (face[:, None] == axis))
-    normal = (turn * F.normalize(normal, dim=1)[:, None]).sum(2)  # camera frame
-    height, first, second = (
-        (normal * direction[sample]).sum(1, keepdim=True)
-        for direction in (light.up, light.direction[:, 0], light.direction[:, 1])
+    fields = [
+        *(intrinsics[:, 0, :1], intrinsics[:, :2, 2], things.rotation, things.centre, things.curve, things.band),
+        *(things.gloss[:, None], light.up, light.direction, light.sky, light.ground, light.lamp, things.colour),
+    ]
+    # One gather, then vectors of P numbers: the fastest layout on any device.
+    table = torch.cat([field.flatten(1) for field in fields], 1).T.contiguous().index_select(1, sample)
+    focal, middle, turn, centre, curve, band, gloss, up, direction, sky, ground, lamp, colour = table.split(
+        [field[0].numel() for field in fields]
     )
-    number, share = things.band[sample].unbind(1)
-    banded = (torch.frac(point[:, 2] * number + 50) < share).long()
-    sky, ground, lamp = light.sky[sample], light.ground[sample], light.lamp[sample]
-    irradiance = torch.lerp(ground, sky, 0.5 + 0.5 * height) * 0.8
-    irradiance = irradiance + first.clamp(min=0) * lamp[:, 0] + second.clamp(min=0) * lamp[:, 1]
-    shine = first.clamp(min=0).pow(8) * things.gloss[sample, None]
-    return things.colour[sample, banded] * irradiance + shine * lamp[:, 0]
+    turn = turn.unflatten(0, (3, 3))  # camera axis, object axis, P
+    ray = torch.stack([(u - middle[0]) / focal[0], (v - middle[1]) / focal[0], torch.ones_like(depth)])
+    point = ((ray * depth - centre)[:, None] * turn).sum(0)  # the object's frame
+    toward = (ray[:, None] * turn).sum(0).sign_().neg_()
+    axis = torch.arange(3, device=depth.device)[:, None]
+    normal = torch.where(face < 0, point * curve, toward * (face == axis))
+    normal = (turn * unit(normal[None])[0]).sum(1)  # camera frame
+    height = (normal * up).sum(0)
+    first, second = (direction.unflatten(0, (2, 3)) * normal).sum(1).clamp_(min=0)
+    banded = torch.frac(point[2] * band[0] + 50) < band[1]
+    irradiance = (
+        torch.lerp(ground, sky, 0.5 + 0.5 * height).mul_(0.8).addcmul_(first, lamp[:3]).addcmul_(second, lamp[3:])
+    )
+    shine = first.square().square_().square_() * gloss[0]
+    return torch.addcmul(shine * lamp[:3], torch.where(banded, colour[3:], colour[:3]), irradiance).T

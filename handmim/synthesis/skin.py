@@ -30,6 +30,7 @@ class Skin:
 
     Attributes:
         albedo: (B, 3, Vr) linear.
+        nail: (B, 3) linear. detail: (B, 2, 3) share of light that a full crease and a full knuckle fold swallow.
         sleeve_start: (B,) m along the forearm (rest x); infinite without a sleeve.
         sleeve_thickness: (B,) m.
         sleeve_colour: (B, 2, 3) linear, cloth and stripes.
@@ -38,6 +39,8 @@ class Skin:
     """
 
     albedo: Tensor
+    nail: Tensor
+    detail: Tensor
     sleeve_start: Tensor
     sleeve_thickness: Tensor
     sleeve_colour: Tensor
@@ -62,18 +65,22 @@ def sample_tone(random: SampleRandom) -> tuple[Tensor, Tensor]:
 
 def paint(random: SampleRandom, mesh: HandMesh) -> Skin:
     """Draw the surface of a batch of hands."""
+    device = random.device
     tone, palm = sample_tone(random)
     pair = torch.stack([torch.ones_like(mesh.dorsal), 1 - mesh.dorsal])
-    albedo = torch.stack([tone, palm - tone], 2) @ pair * _relief(random, mesh)
-    nail = tone * 0.78 + torch.tensor([0.88, 0.64, 0.60], device=random.device) * 0.25
+    albedo = torch.stack([tone, palm - tone], 2) @ pair * _blotches(random, mesh)
+    nail = tone * 0.78 + torch.tensor([0.88, 0.64, 0.60], device=device) * 0.25
     nail = torch.where(random.bernoulli(0.13, (1,)), random.uniform((3,), 0.05, 0.9), nail)
-    albedo = torch.lerp(albedo, nail[..., None], mesh.nail)
+    amount = torch.stack([random.uniform((), 0.4, 1.5), random.uniform((), 0.15, 1.5)], 1)
+    dark = torch.tensor([[0.30, 0.46, 0.46], [0.28, 0.34, 0.34]], device=device) * amount[..., None]
     bare = ~random.bernoulli(SLEEVE_SHARE)
     start = random.uniform((), 0.015, 0.20).masked_fill(bare, float("inf"))
     cloth = (random.uniform((2, 1), 0.05, 0.9) * random.normal((2, 3), 1.0, 0.2)).clamp(0.03, 0.95)
     striped = random.bernoulli(0.3)
     return Skin(
         albedo=albedo.clamp_(0.03, 0.98).square_(),
+        nail=nail.clamp(0.03, 0.98).square(),
+        detail=dark.clamp(max=0.8),
         sleeve_start=start,
         sleeve_thickness=random.uniform((), 0.002, 0.010),
         sleeve_colour=cloth.square(),
@@ -83,20 +90,16 @@ def paint(random: SampleRandom, mesh: HandMesh) -> Skin:
     )
 
 
-def _relief(random: SampleRandom, mesh: HandMesh) -> Tensor:
-    """(B, 3, Vr) factors on the albedo: blotches, red knuckles and fingertips, dark knuckles, creases."""
+def _blotches(random: SampleRandom, mesh: HandMesh) -> Tensor:
+    """(B, 3, Vr) factors on the albedo: uneven blood and pigment, redness of knuckles and fingertips."""
     device = random.device
     third = len(mesh.noise) // 3
-    offset = torch.arange(3, device=device) * third
-    field = mesh.noise[random.integers((3,), 0, third) + offset]  # (B, 3, Vr)
+    field = mesh.noise[random.integers((3,), 0, third) + torch.arange(3, device=device) * third]  # (B, 3, Vr)
     strength = random.uniform((3,), 0.3, 1.5) * torch.tensor([0.05, 0.035, 0.03], device=device)
-    # Blotches are blood more than pigment: green and blue follow them more than red.
+    # Blood more than pigment: green and blue follow more than red.
     share = torch.tensor([0.8, 1.05, 1.1], device=device)
-    blotch = (share[:, None] * strength[:, None]) @ field
-    amount = torch.stack([random.uniform((), *limits) for limits in ((0.2, 1.4), (0.1, 1.3), (0.3, 1.2))], 1)
-    absorption = torch.tensor([[0.02, 0.17, 0.18], [0.16, 0.19, 0.27], [0.13, 0.19, 0.27]], device=device)
-    dark = (absorption * amount[:, None]) @ torch.stack([mesh.redness, mesh.knuckle, mesh.crease])
-    return blotch.add_(1).mul_(dark.neg_().add_(1))
+    red = torch.tensor([0.02, 0.18, 0.15], device=device) * random.uniform((1,), 0.2, 1.5)
+    return ((share[:, None] * strength[:, None]) @ field).add_(1).mul_(1 - red[..., None] * mesh.redness)
 
 
 def dress(skin: Skin, mesh: HandMesh, vertices: Tensor, normals: Tensor) -> Tensor:

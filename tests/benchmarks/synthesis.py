@@ -63,7 +63,9 @@ def save_sheet(path: str, size: int) -> None:
         picture = Image.fromarray(batch.images[k].numpy())
         if k % 2 and batch.labels["hand"][k]:
             draw = ImageDraw.Draw(picture)
-            for (x, y), seen in zip(batch.labels["keypoints_2d"][k].tolist(), batch.visibility[k].tolist()):
+            for (x, y), seen in zip(
+                batch.labels["keypoints_2d"][k].tolist(), batch.visibility[k].tolist(), strict=True
+            ):
                 draw.ellipse([x - 1, y - 1, x + 1, y + 1], fill="white" if seen else "black")
         sheet.paste(picture, (k % 8 * size, k // 8 * size))
     sheet.save(path)
@@ -95,9 +97,8 @@ def main() -> None:
         taken = clock.now() - start
         if number and taken < best[0]:  # the first round warms up
             best = taken, dict(clock.total)
-    print(
-        f"{arguments.size} px: {arguments.count / best[0]:.0f} pictures/s, {best[0] / arguments.count * 1e3:.2f} ms each"
-    )
+    each = best[0] / arguments.count
+    print(f"{arguments.size} px: {1 / each:.0f} pictures/s, {each * 1e3:.2f} ms each")
     for name in STAGES:
         print(f"  {name:42s} {best[1][name] / arguments.count * 1e3:6.2f} ms {best[1][name] / best[0]:6.0%}")
 
