@@ -48,7 +48,7 @@ def _chosen(flag: Tensor) -> Tensor:
 
 
 def soften(picture: Tensor, weight: Tensor, axis: int, step: int = 1) -> Tensor:
-    """Three-tap blur (w, 1 - 2 w, w) along an axis, taps `step` px apart; picture (B, C, H, W), in place, weight (B,)."""
+    """Three-tap blur (w, 1 - 2 w, w) along an axis, taps `step` px apart. picture (B, C, H, W), in place; (B,)."""
     length = picture.shape[axis] - 2 * step
     change = picture.narrow(axis, 0, length) + picture.narrow(axis, 2 * step, length)
     middle = picture.narrow(axis, step, length)
