@@ -283,37 +283,44 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         backbone = self.backbone(pixel_values)
         pooled = backbone.pooler_output
         maps = self.feature_pyramid(backbone.last_hidden_state)  # [patch tokens, x2, x4, ...]
-        log_heatmaps = keypoints = confidence = None
-        if self.config.heatmap_evidence:
-            log_heatmaps = self.log_heatmaps(maps[self.config.heatmap_level + 1])
+        log_heatmaps = self.log_heatmaps(maps) if self.config.heatmap_evidence else None
+        iterations = self.iterate(pooled, maps, log_heatmaps, intrinsics, size)
+        score_logits = self.score(pooled).squeeze(-1).float() if self.config.score_head else None
+        loss = losses = None
+        if labels is not None:
+            loss, losses = self.compute_loss(iterations, labels, size, log_heatmaps, score_logits)
+        return HandMIMMeshOutput(
+            loss=loss,
+            losses=losses,
+            **iterations[-1],
+            score_logits=score_logits,
+            heatmaps=log_heatmaps,
+            iterations=tuple(iterations) if return_all else None,
+        )
+
+    def iterate(
+        self, pooled: Tensor, maps: list[Tensor], log_heatmaps: Tensor | None, intrinsics: Tensor, size: int
+    ) -> list[dict[str, Tensor]]:
+        """The first estimate from the class token (B, C), then one decoded hand for each rectifier."""
+        keypoints = confidence = None
+        if log_heatmaps is not None:
             keypoints = soft_argmax(log_heatmaps)
             # a Gaussian target has this peak, so that a sure heat map gives about 1
             confidence = log_heatmaps.flatten(2).amax(2).exp() * (2 * math.pi * self.config.heatmap_sigma**2)
-
         evidence = [] if keypoints is None else [keypoints.flatten(1), confidence]
-        state = self.initial([pooled, *evidence], self.mean_state(pixel_values.device).expand(len(pixel_values), -1))
+        state = self.initial([pooled, *evidence], self.mean_state(pooled.device).expand(len(pooled), -1))
         iterations = [self.decode(state, intrinsics, size)]
         for level, rectifier in enumerate(self.rectifiers):
             points = normalise_pixels(iterations[-1]["keypoints_2d"].detach(), size)
-            evidence = [] if keypoints is None else [RESIDUAL_SCALE * (keypoints - points).flatten(1), confidence]
-            # as in PyMAF each rectifier learns from its own correction only
             if level + 1 < len(maps):
                 features = sample_points(maps[level + 1], points)
             else:
                 features = self.upsample[level].sample(maps[-1], points)
+            evidence = [] if keypoints is None else [RESIDUAL_SCALE * (keypoints - points).flatten(1), confidence]
+            # as in PyMAF each rectifier learns from its own correction only
             state = rectifier(features, evidence, state.detach())
             iterations.append(self.decode(state, intrinsics, size))
-
-        output = HandMIMMeshOutput(**iterations[-1])
-        if self.config.score_head:
-            output.score_logits = self.score(pooled).squeeze(-1).float()
-        if log_heatmaps is not None:
-            output.heatmaps = log_heatmaps
-        if return_all:
-            output.iterations = tuple(iterations)
-        if labels is not None:
-            output.loss, output.losses = self.compute_loss(iterations, output, labels, size, log_heatmaps, keypoints)
-        return output
+        return iterations
 
     def feature_pyramid(self, tokens: Tensor) -> list[Tensor]:
         """Tokens (B, 1 + h w, C) -> channels-last maps, each twice as fine as the one before.
@@ -329,9 +336,10 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
                 maps.append(upsample(maps[-1]))
         return maps
 
-    def log_heatmaps(self, feature_map: Tensor) -> Tensor:
-        """Channels-last map (B, h, w, C) -> (B, 21, h, w) log-softmax over h x w, float32."""
-        logits = self.heatmap(feature_map).permute(0, 3, 1, 2).float().contiguous()
+    def log_heatmaps(self, maps: list[Tensor]) -> Tensor:
+        """Maps of the pyramid -> (B, 21, h, w) log-softmax over h x w of one of them, float32."""
+        logits = self.heatmap(maps[self.config.heatmap_level + 1])
+        logits = logits.permute(0, 3, 1, 2).float().contiguous()  # softmax over the last axis is the fast one
         return F.log_softmax(logits.flatten(2), dim=-1).view(logits.shape)
 
     def mean_state(self, device: torch.device) -> Tensor:
@@ -370,11 +378,10 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
     def compute_loss(
         self,
         iterations: list[dict[str, Tensor]],
-        output: HandMIMMeshOutput,
         labels: dict[str, Tensor],
         size: int,
-        log_heatmaps: Tensor | None,
-        keypoints: Tensor | None,
+        log_heatmaps: Tensor | None = None,
+        score_logits: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Equation 11 summed over the iterations, plus our terms; every term as far as its label is there.
 
@@ -382,18 +389,19 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             The weighted sum, and each term detached and unweighted (mean over the iterations).
         """
         weights = self.config.loss_weights
-        with torch.autocast(output.joints.device.type, enabled=False):
+        joints = iterations[-1]["joints"]
+        with torch.autocast(joints.device.type, enabled=False):
             values = mesh_losses(iterations, labels, size, weights)
             factors = {name: weights[name] * len(iterations) for name in values}
             if log_heatmaps is not None and "keypoints_2d" in labels:
-                target = normalise_pixels(labels["keypoints_2d"].to(keypoints), size)
+                target = normalise_pixels(labels["keypoints_2d"].to(log_heatmaps), size)
                 values["heatmap"] = heatmap_loss(log_heatmaps, target, self.config.heatmap_sigma)
-                values["heatmap_keypoints"] = heatmap_keypoint_loss(keypoints, target)
-            if output.score_logits is not None and "hand" in labels:
-                values["score"] = score_loss(output.score_logits, labels["hand"])
+                values["heatmap_keypoints"] = heatmap_keypoint_loss(soft_argmax(log_heatmaps), target)
+            if score_logits is not None and "hand" in labels:
+                values["score"] = score_loss(score_logits, labels["hand"])
         terms = [factors.get(name, weights[name]) * value for name, value in values.items()]
         # without any usable label: zero, but still part of the graph, so that a training step does not fail
-        loss = torch.stack(terms).sum() if terms else 0.0 * output.joints.sum()
+        loss = torch.stack(terms).sum() if terms else 0.0 * joints.sum()
         return loss, {name: value.detach() for name, value in values.items()}
 
 
