@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFFFFFFFFFF
-_BLOCK = 128  # uniform numbers a sample that are made at once
+_BLOCK = 64  # uniform numbers a sample that are made at once
 
 
 def _mix64(value: int) -> int:
@@ -114,7 +114,7 @@ class SampleRandom:
         """(B, *shape) float32 in [low, high), multiples of 2^-24 of the width."""
         count, start = math.prod(shape), self._position
         self._position += count
-        if count > _BLOCK // 4:
+        if count > _BLOCK // 2:
             unit = _to_unit(self._hash(start, count))
         else:
             if self._block is None or not 0 <= start - self._block_start <= _BLOCK - count:
