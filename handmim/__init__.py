@@ -8,7 +8,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -73,27 +73,32 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME, "__version__"})
 
 
-class _LazyClasses(tuple):
-    """Classes of a module, named now and imported when transformers first looks at one.
+class _ByArchitecture:
+    """Stands for the models of a configuration in `AutoModel`: takes the class that `config.architectures` names.
 
-    For the Auto classes, which take a tuple and choose by `config.architectures` (the first is the default). The
-    modeling file imports timm, more than everything else here together.
+    Asked for a model it imports the modeling file, and with it timm: more than everything that `import handmim` costs.
     """
 
-    def __new__(cls, module: str, names: Sequence[str]) -> "_LazyClasses":
-        self = super().__new__(cls, names)
-        self.module = module
-        return self
+    names: tuple[str, ...]
+    """Public names of the model classes; the first is taken for a configuration that names none."""
 
-    def __iter__(self) -> Iterator[type]:
-        module = importlib.import_module(self.module, __name__)
-        return (getattr(module, name) for name in super().__iter__())
+    @classmethod
+    def choose(cls, config: Any) -> Any:
+        """The model class for a configuration."""
+        named = [name for name in config.architectures or () if name in cls.names]
+        return __getattr__((named or cls.names)[0])
 
-    def __getitem__(self, index: Any) -> Any:
-        return tuple(self)[index]
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, config: Any, **kwargs: Any) -> Any:
+        return cls.choose(config).from_pretrained(name, *args, config=config, **kwargs)
 
-    def __reduce__(self) -> tuple:
-        return _LazyClasses, (self.module, tuple(str(name) for name in super().__iter__()))
+    @classmethod
+    def _from_config(cls, config: Any, **kwargs: Any) -> Any:
+        return cls.choose(config)._from_config(config, **kwargs)
+
+
+class _HandMIMByArchitecture(_ByArchitecture):
+    names = ("HandMIMForMeshEstimation", "HandMIMModel")
 
 
 def _register() -> None:
@@ -106,8 +111,7 @@ def _register() -> None:
     from .pipeline_hand_mesh import HandMeshPipeline
 
     AutoConfig.register(HandMIMConfig.model_type, HandMIMConfig, exist_ok=True)
-    models = _LazyClasses(".modeling_handmim", ["HandMIMForMeshEstimation", "HandMIMModel"])
-    AutoModel.register(HandMIMConfig, models, exist_ok=True)
+    AutoModel.register(HandMIMConfig, _HandMIMByArchitecture, exist_ok=True)
     processors = {"pil": HandMIMImageProcessor, "torchvision": HandMIMImageProcessor}
     AutoImageProcessor.register(HandMIMConfig, image_processor_classes=processors, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=HandMeshPipeline, pt_model=AutoModel)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture, stub_model
 from PIL import Image
+from stub_network import picture, stub_model
 
 import handmim.hand
 from handmim import HandMIM, HandMIMError, ImageError, InputError

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trimesh
-from conftest import picture
 from PIL import Image
+from stub_network import StubNetwork, picture
 
+import handmim.commands
+import handmim.synthesis
 from handmim.cli import build_parser, main
 from handmim.commands import output_stems
 
@@ -140,25 +143,60 @@ def test_info(capsys: pytest.CaptureFixture) -> None:
         assert word in text
 
 
-def test_demo(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["demo", "--model", str(tiny_checkpoint), "--device", "cpu", "--out", str(tmp_path)]) == 0
+def fake_generate(seed: int, index: range, size: int = 128, **_: object) -> handmim.synthesis.SyntheticBatch:
+    """What the generator returns, at once: every picture and label follows from (seed, index)."""
+    images = torch.stack([torch.from_numpy(picture(size, size, seed + i).copy()) for i in index])
+    intrinsics = torch.tensor([[2.0 * size, 0, size / 2], [0, 2.0 * size, size / 2], [0, 0, 1]]).expand(
+        len(index), 3, 3
+    )
+    pixels = images.permute(0, 3, 1, 2) / 127.5 - 1
+    labels = StubNetwork()(pixels, intrinsics)
+    labels |= {"mask": images[..., 0] > 100, "visibility": labels["joints"][..., 2] > 0, "hand": torch.ones(len(index))}
+    return handmim.synthesis.SyntheticBatch(images, intrinsics, labels)
+
+
+def check_demo(checkpoint: Path, out: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["demo", "--model", str(checkpoint), "--device", "cpu", "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert " mm " in text and "handmim predict" in text
-    assert {file.name for file in tmp_path.iterdir()} == {"demo.json", "demo.overlay.png", "demo.0.glb"}
+    assert {file.name for file in out.iterdir()} == {"demo.json", "demo.overlay.png", "demo.0.glb"}
 
 
-def test_synthesize(tmp_path: Path) -> None:
+def test_demo(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(handmim.synthesis, "generate", fake_generate)
+    check_demo(tiny_checkpoint, tmp_path, capsys)
+
+
+@pytest.mark.slow
+def test_demo_with_the_generator(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    check_demo(tiny_checkpoint, tmp_path, capsys)
+
+
+def check_synthesize(folder: Path) -> None:
     arguments = ["--size", "64", "--seed", "3"]
-    assert main(["synthesize", "5", "--out", str(tmp_path / "a"), *arguments]) == 0
-    assert main(["synthesize", "2", "--out", str(tmp_path / "b"), *arguments, "--start", "3"]) == 0
+    assert main(["synthesize", "5", "--out", str(folder / "a"), *arguments]) == 0
+    assert main(["synthesize", "2", "--out", str(folder / "b"), *arguments, "--start", "3"]) == 0
     names = [f"{index:08d}.png" for index in range(5)]
-    assert sorted(file.name for file in (tmp_path / "a" / "images").iterdir()) == names
-    assert Image.open(tmp_path / "a" / "masks" / names[0]).size == (64, 64)
-    assert (tmp_path / "a" / "images" / names[4]).read_bytes() == (tmp_path / "b" / "images" / names[4]).read_bytes()
-    with np.load(tmp_path / "a" / "labels.npz") as a, np.load(tmp_path / "b" / "labels.npz") as b:
+    assert sorted(file.name for file in (folder / "a" / "images").iterdir()) == names
+    assert Image.open(folder / "a" / "masks" / names[0]).size == (64, 64)
+    assert (folder / "a" / "images" / names[4]).read_bytes() == (folder / "b" / "images" / names[4]).read_bytes()
+    with np.load(folder / "a" / "labels.npz") as a, np.load(folder / "b" / "labels.npz") as b:
         assert a["joints"].shape == (5, 21, 3) and a["index"].tolist() == list(range(5))
         for name in a:
             np.testing.assert_allclose(a[name][3:], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_synthesize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handmim.synthesis, "generate", fake_generate)
+    monkeypatch.setattr(handmim.commands, "SERIES_CHUNK", 2)
+    check_synthesize(tmp_path)
+
+
+@pytest.mark.slow
+def test_synthesize_with_the_generator(tmp_path: Path) -> None:
+    check_synthesize(tmp_path)
 
 
 def test_mano_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

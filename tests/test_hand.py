@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from conftest import TINY, picture, stub_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from stub_network import TINY, picture, stub_model
 
 import handmim.hand
 from handmim import Hand, HandMIM, HandMIMConfig, HandMIMForMeshEstimation, InputError, ModelError

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import StubNetwork, picture, ramp
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stub_network import StubNetwork, picture, ramp
 from transformers import AutoImageProcessor
 
 from handmim import HandMIMImageProcessor, HandModel, InputError

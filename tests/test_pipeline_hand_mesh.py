@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture, ramp, stub_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stub_network import picture, ramp, stub_model
 from transformers import pipeline
 
 from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
@@ -78,16 +78,18 @@ def test_cut_picture(model: HandMIM, box: tuple, side: str, left: int, top: int)
 @given(corners, hands, st.sampled_from([0.5, 2.0, 3.0]))
 def test_scaled_picture(model: HandMIM, box: tuple, side: str, factor: float) -> None:
     x, y, w, h = box
-    one = predict(model, ramp(WIDTH, HEIGHT), [x, y, x + w, y + h], side, CAMERA)
-    size = int(WIDTH * factor), int(HEIGHT * factor)
-    scaled = np.asarray(Image.fromarray(ramp(WIDTH, HEIGHT)).resize(size, Image.Resampling.BOX))
+    x, y = x + 40, y + 40  # the crop stays inside: at the border the two pictures differ by half a pixel
+    wide = ramp(250, 220)
+    one = predict(model, wide, [x, y, x + w, y + h], side, CAMERA)
+    size = int(250 * factor), int(220 * factor)
+    scaled = np.asarray(Image.fromarray(wide).resize(size, Image.Resampling.BOX))
     camera = CAMERA.copy()
     camera[:2] *= factor
     camera[:2, 2] += (factor - 1) / 2  # pixel centres: x -> factor (x + 1/2) - 1/2
     box = (np.array([x, y, x + w, y + h]) + 0.5) * factor - 0.5
     two = predict(model, scaled, box, side, camera)
-    compare(two, one, np.eye(3), tolerance=0.01)
-    np.testing.assert_allclose((two["keypoints_2d"] + 0.5) / factor - 0.5, one["keypoints_2d"], atol=2)
+    compare(two, one, np.eye(3), tolerance=5e-3)
+    np.testing.assert_allclose((two["keypoints_2d"] + 0.5) / factor - 0.5, one["keypoints_2d"], atol=1)
 
 
 @settings(max_examples=15, deadline=None)
@@ -214,10 +216,11 @@ def test_import_is_light_and_registers() -> None:
         assert "hand-mesh-estimation" in PIPELINE_REGISTRY.get_supported_tasks()
         config = AutoConfig.for_model("handmim")
         assert type(config) is handmim.HandMIMConfig
-        import pickle
-        models = AutoModel._model_mapping[type(config)]
-        assert models[0] is handmim.HandMIMForMeshEstimation
-        assert list(pickle.loads(pickle.dumps(models))) == list(models)
+        model = AutoModel.from_config(handmim.HandMIMConfig.from_size("tiny", num_hidden_layers=3, feature_layers=[3]))
+        assert type(model) is handmim.HandMIMForMeshEstimation
+        config.architectures = ["HandMIMModel"]
+        config.num_hidden_layers, config.feature_layers = 1, [1]
+        assert type(AutoModel.from_config(config)) is handmim.HandMIMModel
         assert set(handmim.__all__) <= set(dir(handmim)) and all(getattr(handmim, name) for name in handmim.__all__)
     """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
