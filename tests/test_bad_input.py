@@ -318,9 +318,7 @@ def test_errors_are_one_family() -> None:
 
 
 def test_a_wrong_path_is_told_without_loading_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys; from handmim.cli import main; code = main(['predict', 'missing.jpg']); print(*sys.modules, code)"
-    )
+    code = "import sys; from handmim.cli import main; print(main(['predict', 'missing.jpg']), *sys.modules)"
     root = Path(__file__).parents[1]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.split()[0] == "1" and "torch" not in result.stdout.split()
