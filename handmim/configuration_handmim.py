@@ -44,9 +44,9 @@ class HandMIMConfig(PreTrainedConfig):
             embedding resampled.
         num_channels: Channels of the input, RGB.
         patch_size: Side of a patch in pixels, a power of two (section 2.4: 16).
-        stem: "patch" is the paper's single strided projection. "conv" puts stride-2 3x3 convolutions with norm and GELU
-            before a 1x1 projection (Xiao et al., "Early Convolutions Help Transformers See Better", 2021): better
-            from scratch, and no pre-trained ViT weights fit it. Widths C/8, C/4, C/2, C are that paper's.
+        stem: "patch" is the paper's single strided projection. "residual" is a small residual network before the
+            transformer (the hybrid of Dosovitskiy et al. 2021): from scratch it needs about half the samples, and no
+            pre-trained ViT weights fit it. Only with `patch_size=16`.
         hidden_size: Width of a token.
         num_hidden_layers: Number of transformer blocks.
         num_attention_heads: Heads of each attention, 64 channels each in all four sizes.
@@ -91,7 +91,7 @@ class HandMIMConfig(PreTrainedConfig):
     image_size: int = 224
     num_channels: int = 3
     patch_size: int = 16
-    stem: Literal["patch", "conv"] = "patch"
+    stem: Literal["patch", "residual"] = "patch"
     hidden_size: int = 384
     num_hidden_layers: int = 12
     num_attention_heads: int = 6
@@ -156,6 +156,8 @@ class HandMIMConfig(PreTrainedConfig):
             )
         if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size must be a power of two, got {self.patch_size}")
+        if self.stem == "residual" and self.patch_size != 16:
+            raise ValueError(f"patch_size must be 16 with stem='residual', got {self.patch_size}")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size must be a multiple of patch_size ({self.patch_size}), got {self.image_size}")
         if any(not 1 <= layer <= self.num_hidden_layers for layer in self.feature_layers):

@@ -15,17 +15,37 @@ NUM_BETAS = 10
 STATE_SIZE = 6 * NUM_ROTATIONS + NUM_BETAS + 3
 # Focal length in crop sides when no intrinsics are given: a distant camera, close to the orthographic one of PyMAF.
 DEFAULT_FOCAL = 5.0
+# Residual blocks at strides 2, 4, 8 and 16.
+STEM_BLOCKS = (0, 1, 2, 2)
 
 
-class ConvStem(nn.Module):
-    """Stride-2 3x3 convolutions with norm and GELU, then a 1x1 projection (Xiao et al. 2021), for timm's `embed_layer`.
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut (He et al. 2016, "basic block"), with GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> same shape."""
+        return F.gelu(x + self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(x))))))
+
+
+class ResidualStem(nn.Module):
+    """A small residual network in place of the patch projection, for timm's `embed_layer`.
+
+    The hybrid of Dosovitskiy et al. 2021, section 3.1, in the size of the tiny transformer: four stages, each halving
+    the map by a 3x3 convolution and followed by `STEM_BLOCKS` residual blocks.
 
     Args:
         img_size: Side of the input, pixels.
-        patch_size: Total stride, a power of two.
+        patch_size: Total stride, 16.
         in_chans: Channels of the input.
-        embed_dim: Channels of the output; the convolutions have embed_dim / patch_size * 2, 4, ... channels.
-        bias: Whether the projection has a bias.
+        embed_dim: Channels C of the output; the stages have C/6, C/3, 2C/3 and C.
+        bias: Whether the final projection has a bias.
     """
 
     def __init__(
@@ -36,23 +56,21 @@ class ConvStem(nn.Module):
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        depth = patch_size.bit_length() - 1
-        widths = [in_chans] + [max(8, embed_dim >> (depth - 1 - i)) for i in range(depth)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        # one group: independent of the batch, and on a CPU three times as fast as layer or batch norm
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width, eps=1e-6) for width in widths[1:])
-        self.proj = nn.Linear(widths[-1], embed_dim, bias=bias)
+        widths = [in_chans, embed_dim // 6, embed_dim // 3, 2 * embed_dim // 3, embed_dim]
+        layers: list[nn.Module] = []
+        for before, width, blocks in zip(widths, widths[1:], STEM_BLOCKS, strict=False):
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
+            layers += [ResidualBlock(width) for _ in range(blocks)]
+        self.layers = nn.Sequential(*layers)
+        self.proj = nn.Linear(embed_dim, embed_dim, bias=bias)
 
     def feat_ratio(self) -> int:
+        """Pixels of the input for one cell of the output."""
         return self.patch_size[0]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, S / patch, S / patch, C)."""
-        x = pixel_values.contiguous(memory_format=torch.channels_last)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.gelu(norm(convolution(x)))
+        x = self.layers(pixel_values.contiguous(memory_format=torch.channels_last))
         return self.proj(x.permute(0, 2, 3, 1))
 
 

@@ -20,9 +20,9 @@ from .layers_handmim import (
     NUM_BETAS,
     NUM_KEYPOINTS,
     NUM_ROTATIONS,
-    ConvStem,
     Rectifier,
     Regressor,
+    ResidualStem,
     Upsample,
     default_crop_intrinsics,
     normalise_pixels,
@@ -125,9 +125,13 @@ class HandMIMPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.weight, std=fan_in**-0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+            if isinstance(module, nn.BatchNorm2d):
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+                init.zeros_(module.num_batches_tracked)
         elif isinstance(module, VisionTransformer):
             init.trunc_normal_(module.pos_embed, std=std)
             init.trunc_normal_(module.cls_token, std=std)
@@ -151,7 +155,7 @@ class HandMIMModel(HandMIMPreTrainedModel):
 
     def __init__(self, config: HandMIMConfig, use_mask_token: bool = False) -> None:
         super().__init__(config)
-        embed = {"embed_layer": ConvStem} if config.stem == "conv" else {}
+        embed = {"embed_layer": ResidualStem} if config.stem == "residual" else {}
         self.encoder = VisionTransformer(
             img_size=config.image_size,
             patch_size=config.patch_size,

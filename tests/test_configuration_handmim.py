@@ -26,7 +26,7 @@ def test_defaults_are_the_papers() -> None:
 
 
 def test_from_size_takes_overrides_and_names_a_wrong_size() -> None:
-    assert HandMIMConfig.from_size("tiny", regressor_hidden_size=128, stem="conv").regressor_hidden_size == 128
+    assert HandMIMConfig.from_size("tiny", regressor_hidden_size=128, stem="residual").regressor_hidden_size == 128
     with pytest.raises(ValueError, match="got 'huge'"):
         HandMIMConfig.from_size("huge")
 
@@ -53,6 +53,7 @@ def test_loss_weights_are_completed() -> None:
     ("wrong", "message"),
     [
         ({"stem": "pach"}, "pach"),
+        ({"stem": "residual", "patch_size": 8}, "patch_size must be 16"),
         ({"image_size": 224.0}, "224.0"),
         ({"image_size": 225}, "got 225"),
         ({"patch_size": 12, "image_size": 240}, "got 12"),

@@ -10,8 +10,8 @@ from handmim.configuration_handmim import HandMIMConfig
 from handmim.geometry import default_intrinsics
 from handmim.layers_handmim import (
     STATE_SIZE,
-    ConvStem,
     Regressor,
+    ResidualStem,
     Upsample,
     default_crop_intrinsics,
     normalise_pixels,
@@ -101,13 +101,12 @@ def test_default_crop_camera_looks_at_the_centre() -> None:
     assert intrinsics.tolist() == [[640.0, 0.0, 63.5], [0.0, 640.0, 63.5], [0.0, 0.0, 1.0]]
 
 
-@pytest.mark.parametrize(("patch", "widths"), [(16, [24, 48, 96, 192]), (8, [48, 96, 192])])
-def test_conv_stem_widths_and_shape(patch: int, widths: list[int]) -> None:
-    """Xiao et al. 2021, table 1: 24, 48, 96, 192 channels for the 1 GFLOP transformer."""
-    stem = ConvStem(img_size=64, patch_size=patch, embed_dim=192)
-    assert [convolution.out_channels for convolution in stem.convolutions] == widths
-    assert stem(torch.randn(2, 3, 64, 64)).shape == (2, 64 // patch, 64 // patch, 192)
-    assert stem.num_patches == (64 // patch) ** 2
+def test_residual_stem_has_the_grid_of_a_patch_embedding() -> None:
+    stem = ResidualStem(img_size=64, patch_size=16, embed_dim=192).eval()
+    convolutions = [layer for layer in stem.layers if isinstance(layer, torch.nn.Conv2d)]
+    assert [convolution.out_channels for convolution in convolutions] == [32, 64, 128, 192]
+    assert stem(torch.randn(2, 3, 64, 64)).shape == (2, 4, 4, 192)
+    assert stem.num_patches == 16
 
 
 def test_regressor_corrects_the_state() -> None:

@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
 }
 EVERYTHING: dict[str, Any] = {
     **SMALL,
-    "stem": "conv",
+    "stem": "residual",
     "upsample_kernel_size": 2,
     "heatmap_evidence": True,
     "score_head": True,

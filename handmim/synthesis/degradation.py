@@ -12,6 +12,9 @@ from torch import Tensor
 from .random import SampleRandom
 
 GREY_SHARE = 0.12
+# Crops that reach beyond the picture's border: their share, how many of their sides, how far (share of the side).
+BEYOND_SHARE, BEYOND_SIDES, BEYOND_DEPTH = 0.35, 0.4, 0.22
+BEYOND_LEVEL = 127  # the image processor fills with the middle of the range
 _NOISE_LENGTH = 1 << 20
 
 # ITU-T T.81, annex K: the example quantisation table of luminance at quality 50.
@@ -159,3 +162,22 @@ def degrade(random: SampleRandom, picture: Tensor) -> Tensor:
     picture = sensor(random.fork("sensor"), picture)
     picture = compress(random.fork("compress"), picture)
     return picture.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def reach_beyond_border(random: SampleRandom, images: Tensor) -> Tensor:
+    """Grey bands where a crop reaches beyond its picture, as the image processor leaves them.
+
+    Args:
+        random: Its draws.
+        images: uint8 (B, S, S, 3), changed in place.
+
+    Returns:
+        The same images.
+    """
+    size = images.shape[1]
+    beyond = random.bernoulli(BEYOND_SHARE)[:, None] & (random.uniform((4,)) < BEYOND_SIDES)
+    depth = (random.uniform((4,), 0, BEYOND_DEPTH * size) * beyond).round().long()
+    for image, (left, top, right, bottom) in zip(images, depth.tolist(), strict=True):
+        image[:, :left] = image[:, size - right :] = BEYOND_LEVEL
+        image[:top] = image[size - bottom :] = BEYOND_LEVEL
+    return images

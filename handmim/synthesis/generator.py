@@ -18,7 +18,7 @@ from ..geometry import project
 from ..hand_model import HandModel
 from ..rendering import Fragments, rasterize
 from . import backgrounds, cameras
-from .degradation import degrade
+from .degradation import degrade, reach_beyond_border
 from .hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
@@ -178,6 +178,7 @@ class _Scene:
         picture = self._draw_hands(back)
         picture = self._draw_things(picture)
         images = degrade(self.random.fork("degradation"), picture)
+        images = reach_beyond_border(self.random.fork("border"), images)
         return self._label(images)
 
     def _pose(self) -> None:

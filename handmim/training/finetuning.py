@@ -3,7 +3,7 @@
 A recipe is one YAML file, one published checkpoint or number::
 
     name: handmim-tiny-open
-    model: {size: tiny, image_size: 128, stem: conv}      # or {checkpoint: folder or Hub name}
+    model: {size: tiny, image_size: 128, stem: residual}      # or {checkpoint: folder or Hub name}
     data: {kind: synthetic, samples: 256000, seed: 1}
     training: {learning_rate: 1.0e-3, ...}                # fields of HandMIMTrainingArguments
     release: {dtype: float16}
@@ -61,12 +61,12 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
 
 
 def build_dataset(section: dict[str, Any], size: int) -> SyntheticHands:
-    """The training set of a recipe, as crops of ``size`` pixels."""
+    """The training set of a recipe, as crops of ``size`` pixels unless the recipe gives another (smaller: faster)."""
     section = dict(section)
     kind = section.pop("kind", None)
     if kind != "synthetic":
         raise ValueError(f"data.kind must be 'synthetic', got {kind!r}")
-    return SyntheticHands(section.pop("samples"), size=size, **section)
+    return SyntheticHands(section.pop("samples"), size=section.pop("size", size), **section)
 
 
 def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandMIMForMeshEstimation:

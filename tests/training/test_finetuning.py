@@ -13,7 +13,7 @@ from handmim.training.ema import EMA_FILE
 from handmim.training.finetuning import build_model, finetune, load_recipe
 from handmim.training.trainer import HandMIMTrainingArguments
 
-SMALL = {"size": "tiny", "image_size": 64, "num_hidden_layers": 2, "feature_layers": [1, 2], "stem": "conv"}
+SMALL = {"size": "tiny", "image_size": 64, "num_hidden_layers": 2, "feature_layers": [1, 2], "stem": "residual"}
 EXTRAS = {"score_head": True, "heatmap_evidence": True}
 
 
