@@ -12,10 +12,10 @@ from .random import SampleRandom
 
 # Share of each family of views: uniform over SO(3); upright before the camera (selfie, gesture); lying in the picture
 # plane at any angle (tables, close-ups); the wearer's own view; pointing at the camera.
-VIEW_WEIGHTS = (0.45, 0.22, 0.13, 0.12, 0.08)
+VIEW_WEIGHTS = (0.25, 0.4, 0.15, 0.12, 0.08)
 NEAREST, FARTHEST = 0.25, 1.4  # m, camera to the middle of the hand
 TIGHT, LOOSE, LOOSEST = 1.3, 1.9, 4.0  # side of the crop over the side of the hand's box
-LOOSE_SHARE = 0.15
+LOOSE_SHARE = 0.08
 CENTRE_JITTER = 0.15  # of the crop's side
 NEAR_PLANE = 0.08  # m; no part of the arm comes nearer
 

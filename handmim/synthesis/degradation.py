@@ -13,7 +13,7 @@ from .random import SampleRandom
 
 GREY_SHARE = 0.12
 # Crops that reach beyond the picture's border: their share, how many of their sides, how far (share of the side).
-BEYOND_SHARE, BEYOND_SIDES, BEYOND_DEPTH = 0.35, 0.4, 0.22
+BEYOND_SHARE, BEYOND_SIDES, BEYOND_DEPTH = 0.4, 0.6, 0.22
 BEYOND_LEVEL = 127  # the image processor fills with the middle of the range
 _NOISE_LENGTH = 1 << 20
 

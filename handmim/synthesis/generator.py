@@ -29,7 +29,7 @@ from .skin import Skin, dress, paint
 NEGATIVES = 0.17  # share of pictures that do not show a right hand
 _EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
 SECOND_SHARE = 0.10
-THING_SHARE = 0.33
+THING_SHARE = 0.25
 HELD = 0.75  # of the things
 SUPERSAMPLING = 2
 # A second hand draws from the indices of another, never used, half of the number range.
