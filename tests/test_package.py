@@ -18,7 +18,6 @@ METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Modules whose distribution has another name.
 DISTRIBUTIONS = {
     "PIL": "pillow",
-    "cv2": "opencv-python-headless",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
 }
