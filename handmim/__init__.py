@@ -1,15 +1,13 @@
 """3D hand meshes from single RGB images: open implementations of HandMIM and HIU-DMTL.
 
-Importing the package registers its classes with transformers' Auto classes and pipelines. Everything else is loaded
-when first used, so that `import handmim` and `handmim --help` take milliseconds.
+Importing the package registers its classes with transformers' Auto classes and pipelines, and so imports those. The
+public names are loaded when first used: the networks, and with them timm, come only with the first model.
 """
 
 import importlib
-import importlib.abc
-import importlib.machinery
 import sys
-from collections.abc import Sequence
-from types import ModuleType
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -101,8 +99,9 @@ class _HandMIMByArchitecture(_ByArchitecture):
     names = ("HandMIMForMeshEstimation", "HandMIMModel")
 
 
-def _register() -> None:
-    """Make config, models, image processor and pipeline known to transformers."""
+@cache
+def register() -> None:
+    """Make config, models, image processor and pipeline known to transformers. Importing the package does it."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -117,35 +116,7 @@ def _register() -> None:
     PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=HandMeshPipeline, pt_model=AutoModel)
 
 
-class _AfterTransformers(importlib.abc.MetaPathFinder):
-    """Calls `_register` as soon as somebody imports transformers.
-
-    Registering at once would import torch and the Auto classes, seconds that `handmim --help` has no use for. Nobody
-    can tell the difference: the classes are registered before `import transformers` returns.
-    """
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != "transformers":
-            return None
-        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
-        spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-                _register()
-
-        spec.loader.exec_module = execute_and_register
-        return spec
-
-
-if "transformers" in sys.modules:
-    _register()
-else:
-    sys.meta_path.insert(0, _AfterTransformers())
+# The one exception: in the `handmim` command (the console script's name, on Windows with .exe) the commands that load a
+# model call `register` themselves, so that help, wrong arguments and unreadable pictures need not wait for torch.
+if Path(*sys.argv[:1]).stem != "handmim":
+    register()

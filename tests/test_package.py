@@ -93,33 +93,91 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(handmim.__all__))
-def test_each_public_name_can_be_the_first_import(name: str) -> None:
-    run_python(f"from handmim import {name}")
-
-
-def test_a_config_can_be_the_first_import() -> None:
-    """The quick one of the test above: importing transformers registers the class whose file is importing it."""
-    assert run_python("from handmim import HandMIMConfig; print(HandMIMConfig.model_type)").strip() == "handmim"
-
-
-def test_importing_handmim_is_cheap() -> None:
-    heavy = run_python("import sys, handmim; print([m for m in ('torch', 'transformers', 'timm') if m in sys.modules])")
-    assert heavy.strip() == "[]"
-
-
-def test_the_help_text_imports_nothing_heavy() -> None:
-    code = """
-import sys
-from handmim.cli import main
-try:
-    main(["--help"])
-except SystemExit as stop:
-    assert stop.code == 0
-print([m for m in ("torch", "transformers", "timm", "numpy") if m in sys.modules])
+# A way to import the package, as the first thing a program does or as the first after transformers.
+IMPORT_FORMS = (
+    "import handmim",
+    *(f"from handmim import {name}" for name in sorted(handmim.__all__)),
+    *(f"from handmim.{home} import {name}" for name, home in sorted(handmim._HOME.items())),
+    *(f"import handmim.{path.stem}" for path in sorted(PACKAGE.glob("[!_]*.py"))),
+)
+REGISTERED = """
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
+from handmim import HandMIMConfig
+assert "hand-mesh-estimation" in PIPELINE_REGISTRY.get_supported_tasks()
+assert type(AutoConfig.for_model("handmim")) is HandMIMConfig
+assert HandMIMConfig in AutoModel._model_mapping
 """
-    assert run_python(code).strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", IMPORT_FORMS)
+def test_each_import_can_be_the_first(form: str) -> None:
+    run_python(f"{form}\n{REGISTERED}")
+
+
+def test_each_import_can_be_the_first_of_the_package() -> None:
+    """The quick one of the test above: torch and transformers stay loaded, the package is forgotten in between."""
+    code = f"""
+import sys
+import transformers.pipelines
+forms, registered = {IMPORT_FORMS!r}, {REGISTERED!r}
+for form in forms:
+    for name in [name for name in sys.modules if name.split(".")[0] == "handmim"]:
+        del sys.modules[name]
+    try:
+        exec(form + registered, {{}})
+    except Exception as error:
+        raise RuntimeError(form) from error
+print(len(forms))
+"""
+    assert int(run_python(code).split()[-1]) > 25
+
+
+def test_importing_handmim_registers_and_leaves_the_networks_for_later() -> None:
+    code = f"""
+import sys, handmim
+assert not {{"timm", "trimesh", "mediapipe", "handmim.modeling_handmim"}} & set(sys.modules)
+{REGISTERED}
+config = HandMIMConfig.from_size("tiny", num_hidden_layers=3, feature_layers=[3])
+assert type(AutoModel.from_config(config)) is handmim.HandMIMForMeshEstimation
+config.architectures = ["HandMIMModel"]
+config.num_hidden_layers, config.feature_layers = 1, [1]
+assert type(AutoModel.from_config(config)) is handmim.HandMIMModel
+assert set(handmim.__all__) <= set(dir(handmim))
+"""
+    run_python(code)
+
+
+@pytest.fixture()
+def command(tmp_path: Path) -> Path:
+    """The console script as pip writes it, telling at its end which heavy modules came."""
+    script = tmp_path / "bin" / "handmim"
+    script.parent.mkdir()
+    script.write_text(f"""
+import atexit, sys
+sys.path.insert(0, {str(ROOT)!r})
+heavy = ("torch", "transformers", "timm")
+atexit.register(lambda: print("imported:", *(name for name in heavy if name in sys.modules)))
+from handmim.cli import main
+if __name__ == "__main__":
+    sys.exit(main())
+""")
+    return script
+
+
+def test_the_command_without_a_model_imports_nothing_heavy(command: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no picture")
+    for arguments, code in ((["--help"], 0), (["predict", "--hand", "middle", "x"], 2), (["predict", str(bad)], 1)):
+        done = subprocess.run([sys.executable, command, *arguments], capture_output=True, text=True, timeout=100)
+        assert done.returncode == code and done.stdout.splitlines()[-1] == "imported:", done.stdout + done.stderr
+
+
+def test_the_command_registers_for_its_model(command: Path, tiny_checkpoint: Path, photo: Path) -> None:
+    options = ["--model", tiny_checkpoint, "--device", "cpu", "--out", photo.parent / "out", "--box", "9,9,60,60"]
+    done = subprocess.run([sys.executable, command, "predict", photo, *options], capture_output=True, text=True)
+    assert done.returncode == 0 and (photo.parent / "out" / "photo.json").is_file(), done.stderr
 
 
 def test_version_is_that_of_the_metadata() -> None:
