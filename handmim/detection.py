@@ -4,7 +4,6 @@ Nothing heavy is imported before a detector looks at its first picture. Boxes ar
 centre of the top-left pixel: a picture W wide covers x from -0.5 to W - 0.5.
 """
 
-import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,17 +17,13 @@ import numpy as np
 
 from .errors import HandMIMError, InputError
 
-logger = logging.getLogger(__name__)
-
 Side = Literal["left", "right"]
 Found = tuple[Any, Side, float]  # landmarks, side, score
 TASK_FILE_VARIABLE = "HANDMIM_MEDIAPIPE_TASK"
 TASK_FILE_NAME = "hand_landmarker.task"
 TASK_FILE_PAGE = "https://ai.google.dev/edge/mediapipe/solutions/vision/hand_landmarker"
-# Joints lie about a tenth of a hand's length inside its outline.
-JOINT_MARGIN = 0.1
-# A hand that shrinks to less than this part of the box it was looked for in is a failed estimate.
-MIN_REFINED_PART = 0.1
+# What a hand box has around the 21 joints, as a share of the longer side of theirs: flesh, and a little air.
+JOINT_MARGIN = 0.12
 _HAND_LABEL = re.compile(r"(?<![a-z])(?:(?:left|right|human|person)[ _-]?)?(?:hands?|palms?)(?![a-z])", re.IGNORECASE)
 _SIDE_LABEL = re.compile(r"(?<![a-z])(left|right)", re.IGNORECASE)
 
@@ -58,7 +53,8 @@ class HandDetector(Protocol):
 
     Attributes:
         name: what `resolve_detector` knows it by; for messages and reports.
-        refine: whether its boxes only say where to start looking, so that the crop should be refined (`refine_boxes`).
+        refine: whether its boxes only say where to start looking: then they are cut out as they are, without a margin,
+            and the crop is refined. A detector without this attribute has found the hands.
     """
 
     name: str
@@ -98,10 +94,17 @@ class GivenBoxes:
 
 
 class WholeImage:
-    """One hand somewhere in the picture: for pictures that show little else, and as the start of a refinement."""
+    """One hand somewhere in the picture: for pictures that show little else, and as the start of a refinement.
+
+    Args:
+        reason: why a better detector could not be had, one sentence; for messages.
+    """
 
     name = "whole-image"
     refine = True
+
+    def __init__(self, reason: str | None = None) -> None:
+        self.reason = reason
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """The whole picture as one box of unknown side."""
@@ -268,8 +271,7 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
         problem = _mediapipe_problem(_find_task_file(None, strict=False))
         if not problem:
             return MediaPipeDetector()
-        logger.info("hands are looked for in the whole picture: %s", problem)
-        return WholeImage()
+        return WholeImage(reason=problem)
     if isinstance(choice, (str, os.PathLike)):
         name = os.fspath(choice)
         if "/" in name or Path(name).is_dir():
@@ -290,32 +292,6 @@ def available_detectors() -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Boxes
-
-
-def refine_boxes(
-    predict: Callable[[np.ndarray, np.ndarray], Any], image: np.ndarray, boxes: Any, steps: int = 1, margin: float = 0.0
-) -> np.ndarray:
-    """Predict, crop again around what was predicted, and so on.
-
-    Args:
-        predict: (image, boxes (N, 4)) -> points (N, P, 2) of the hands in image pixels: projected vertices, or
-            keypoints (then with `margin=JOINT_MARGIN`).
-        image: (H, W, 3) uint8.
-        boxes: (N, 4) xyxy, pixels: where to start.
-        steps: number of refinements; each calls `predict` once.
-        margin: see `box_around`.
-
-    Returns:
-        (N, 4) float64. A box stays as it was where the prediction is not finite, lies outside the picture or has
-        collapsed.
-    """
-    boxes = np.array(boxes, np.float64).reshape(-1, 4)
-    for _ in range(steps):
-        for row, points in enumerate(np.asarray(predict(image, boxes.copy()), np.float64)):
-            box = clip_box(box_around(points, margin), image) if np.isfinite(points).all() else None
-            if box is not None and _longer_side(box) >= MIN_REFINED_PART * _longer_side(boxes[row]):
-                boxes[row] = box
-    return boxes
 
 
 def box_around(points: np.ndarray, margin: float = 0.0) -> np.ndarray:
@@ -344,10 +320,6 @@ def overlap_of(box: np.ndarray, other: np.ndarray) -> float:
     shared = float(np.prod(sides.clip(min=0)))
     union = float(np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2])) - shared
     return shared / union if union > 0 else 0.0
-
-
-def _longer_side(box: np.ndarray) -> float:
-    return float((box[2:] - box[:2]).max())
 
 
 def _without_duplicates(detections: list[Detection], overlap: float) -> list[Detection]:
@@ -423,6 +395,5 @@ __all__ = [
     "MediaPipeDetector",
     "WholeImage",
     "available_detectors",
-    "refine_boxes",
     "resolve_detector",
 ]

@@ -1,7 +1,8 @@
 """The "hand-mesh-estimation" pipeline: pictures in, hands in the pictures' own frame out.
 
 Find the hands, crop, run the network on all crops of a batch at once, bring the results back. Where only "somewhere in
-this picture" is known the crop is refined: predict, crop again around the predicted hand, predict again.
+this picture" is known the crop is refined: predict, crop again around the predicted hand, predict again, and keep the
+estimate that scores best.
 """
 
 import itertools
@@ -15,9 +16,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BatchFeature, Pipeline
 
-from .detection import MIN_REFINED_PART, HandDetector, box_around, clip_box, resolve_detector
+from .detection import JOINT_MARGIN, HandDetector, box_around, clip_box, resolve_detector
 from .errors import InputError, ModelError
-from .geometry import project
 from .image_processing_handmim import (
     HandRequest,
     hand_requests,
@@ -29,6 +29,11 @@ from .images import LoadedImage, is_single_image
 
 # Crops that go through the network at once; more gain nothing and cost memory.
 MAX_CROPS = 64
+# A hand that shrinks to less than this part of the box it was looked for in is a failed estimate.
+MIN_REFINED_PART = 0.1
+# How often a crop that only says where to start is moved to the hand it shows. A hand that fills a third of the picture
+# is found in one step; the second corrects a first guess that was rough.
+REFINEMENTS = 2
 RESULT_NAMES = (
     "vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas", "translation", "score_logits"
 )  # fmt: skip
@@ -44,7 +49,7 @@ class Job:
         sides: for each box "left", "right" or None, to be found.
         intrinsics: (3, 3) float64, pixels.
         intrinsics_source: "given", "exif" or "default".
-        refine: whether the boxes only say where to start looking.
+        refine: whether the boxes only say where to start looking; they have no margin to be added then.
     """
 
     image: LoadedImage
@@ -89,7 +94,7 @@ class HandMeshPipeline(Pipeline):
 
     @property
     def detector(self) -> HandDetector:
-        """The detector, built when a picture first comes without boxes."""
+        """What finds the hands where no boxes are given; its `name` says which. Built when first asked for."""
         if self._detector is None:
             self._detector = resolve_detector(self._detector_choice)
         return self._detector
@@ -141,22 +146,28 @@ class HandMeshPipeline(Pipeline):
         return {"jobs": [Job(request.image, boxes, sides, intrinsics, source, refine)]}
 
     def _detect(self, request: HandRequest) -> tuple[np.ndarray, list[str | None], bool]:
-        """Boxes (N, 4) and sides of the hands in a picture, and whether the boxes are only a place to start."""
+        """Boxes (N, 4) and sides of the hands in a picture, and whether the boxes are only a place to start.
+
+        Those are cut out as they are, without the margin that the processor adds: the crop of a whole picture should
+        hold the picture and nothing around it.
+        """
         detections = self.detector.detect(request.image.pixels)
         boxes = np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
         known = resolve_handedness(request.handedness, len(detections), None)
         sides = [side or detection.handedness for side, detection in zip(known, detections, strict=True)]
-        return boxes, sides, self.detector.refine
+        refine = bool(getattr(self.detector, "refine", False))
+        return scaled(boxes, 1 / self.image_processor.box_scale) if refine else boxes, sides, refine
 
     def _forward(self, model_inputs: dict[str, list[Job]]) -> dict[str, Any]:
         """All pictures of a batch: `jobs` -> `hands`, a list of dicts for each."""
         jobs = model_inputs["jobs"]
         hands = self._estimate(jobs)
-        again = [index for index, job in enumerate(jobs) if job.refine]
-        if again:
-            refined = [_refined(jobs[index], hands[index]) for index in again]
-            for index, result in zip(again, self._estimate(refined), strict=True):
-                hands[index] = result
+        rough = [index for index, job in enumerate(jobs) if job.refine]
+        latest = [hands[index] for index in rough]
+        for _ in range(REFINEMENTS if rough else 0):
+            latest = self._estimate([_refined(jobs[index], found) for index, found in zip(rough, latest, strict=True)])
+            for index, found in zip(rough, latest, strict=True):
+                hands[index] = [better(*pair) for pair in zip(hands[index], found, strict=True)]
         return {"hands": hands}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
@@ -199,7 +210,7 @@ class HandMeshPipeline(Pipeline):
             for (index, row), result in zip(owners, results, strict=True):
                 best = hands[index][row]
                 if best is None or result["score"] > best["score"]:
-                    result["image_index"] = index
+                    del result["image_index"]  # of this batch: says nothing to the caller
                     result["intrinsics_source"] = jobs[index].intrinsics_source
                     result["hand_model"] = self.model.config.hand_model
                     hands[index][row] = result
@@ -233,24 +244,37 @@ def _request(item: Any) -> HandRequest:
 
 
 def _refined(job: Job, hands: list[dict[str, Any]]) -> Job:
-    """The same picture, to be cropped around what was found in the first pass."""
-    boxes = [hand_box(hand, job, row) for row, hand in enumerate(hands)]
+    """The same picture, to be cropped around what was found in the last pass."""
+    boxes = [hand_box(hand, job.image.pixels) for hand in hands]
     return Job(job.image, np.array(boxes).reshape(-1, 4), job.sides, job.intrinsics, job.intrinsics_source)
 
 
-def hand_box(hand: dict[str, Any], job: Job, row: int) -> np.ndarray:
-    """The box around the projected mesh, cut at the picture's border; the old box where the estimate makes no sense.
+def hand_box(hand: dict[str, Any], image: np.ndarray) -> np.ndarray:
+    """The box around an estimated hand, cut at the picture's border; the old box where the estimate makes no sense.
 
     Returns:
         (4,) float64 xyxy, image pixels.
     """
-    old, vertices = job.boxes[row], torch.from_numpy(hand["vertices"]).double()
-    if not torch.isfinite(vertices).all() or vertices[:, 2].min() <= 0:
+    old, points = hand["box"].astype(np.float64), hand["keypoints_2d"].astype(np.float64)
+    if not np.isfinite(points).all():
         return old
-    points = project(vertices, torch.from_numpy(job.intrinsics)).numpy()
-    box = clip_box(box_around(points), job.image.pixels)
+    box = clip_box(box_around(points, JOINT_MARGIN), image)
     collapsed = box is None or (box[2:] - box[:2]).max() < MIN_REFINED_PART * (old[2:] - old[:2]).max()
     return old if collapsed else box
+
+
+def better(early: dict[str, Any], late: dict[str, Any]) -> dict[str, Any]:
+    """Of two estimates of a hand the one with the higher score; without scores the later one."""
+    if early["score"] is None or late["score"] is None:
+        return late
+    return late if late["score"] >= early["score"] else early
+
+
+def scaled(boxes: np.ndarray, factor: float) -> np.ndarray:
+    """Boxes (N, 4) xyxy made larger or smaller about their centres."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    reach = (boxes[:, 2:] - boxes[:, :2]) * (factor / 2)
+    return np.concatenate([centre - reach, centre + reach], 1)
 
 
 __all__ = ["HandMeshPipeline"]

@@ -17,7 +17,6 @@ TINY = dict(
     feature_layers=(1, 2),
     num_feedback=1,
     feature_channels=(16,),
-    upsample_kernel_size=2,
     point_channels=(16, 8),
     regressor_hidden_size=32,
     regressor_dropout=0.0,
@@ -33,7 +32,7 @@ def picture(width: int = 120, height: int = 90, seed: int = 0) -> np.ndarray:
 
 
 class StubNetwork(torch.nn.Module):
-    """A "network" whose answer in the crop is known: a fixed hand, turned to where the crop grows brighter in red.
+    """A "network" whose answer in the crop is known: a fixed hand, turned to where the crop is brighter in red.
 
     The turn makes it equivariant to rotations of the picture, so results in the frame of the picture can be compared
     after any mirror, shift, scale or quarter turn; and it fails when pixels and geometry disagree.
@@ -58,8 +57,9 @@ class StubNetwork(torch.nn.Module):
         self.batches.append(len(pixel_values))
         batch, size = len(pixel_values), pixel_values.shape[-1]
         red = pixel_values[:, 0]
-        slope = torch.stack([red.diff(dim=2).mean((1, 2)), red.diff(dim=1).mean((1, 2))], -1)
-        angle = torch.atan2(slope[:, 1], slope[:, 0])
+        across = torch.linspace(-1, 1, size)
+        weight = torch.stack([(red * across).mean((1, 2)), (red * across[:, None]).mean((1, 2))], -1)
+        angle = torch.atan2(weight[:, 1], weight[:, 0])
         turn = axis_angle_to_matrix(torch.nn.functional.pad(angle[:, None], (2, 0)))
         base = axis_angle_to_matrix(torch.tensor([[0.3, -1.2, 0.5]]))
         pose = axis_angle_to_matrix(0.2 * torch.sin(torch.arange(45.0)).view(1, 15, 3)).expand(batch, 15, 3, 3)

@@ -24,7 +24,6 @@ from handmim.detection import (
     clip_box,
     hand_labels,
     overlap_of,
-    refine_boxes,
     resolve_detector,
 )
 from handmim.errors import InputError
@@ -88,9 +87,12 @@ def carry_models(module: types.ModuleType) -> None:
 
 
 def test_importing_loads_nothing_heavy():
-    code = (
-        "import sys, handmim.detection; print([m for m in ('torch', 'transformers', 'mediapipe') if m in sys.modules])"
-    )
+    code = """if True:
+        import sys
+        sys.argv[0] = "handmim"  # the command, which leaves the registration with transformers for later
+        import handmim.detection
+        print([m for m in ("torch", "transformers", "mediapipe") if m in sys.modules])
+    """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -125,8 +127,8 @@ def test_mediapipe_of_old_wheels_mirrors_sides(mediapipe: types.ModuleType):
     assert detector.name == "mediapipe" and mediapipe.calls == []  # loaded at the first picture
     (found,) = detector.detect(IMAGE)
     assert found.handedness == "right" and found.score == 0.9
-    # x 0.25 to 0.5 of 80 px, y 0.5 to 0.75 of 60 px, less half a pixel; a tenth of the longer side (20) around it.
-    np.testing.assert_allclose(found.box, [17.5, 27.5, 41.5, 46.5])
+    # x 0.25 to 0.5 of 80 px, y 0.5 to 0.75 of 60 px, less half a pixel; 12 % of the longer side (20) around it.
+    np.testing.assert_allclose(found.box, [17.1, 27.1, 41.9, 46.9])
     detector.detect(IMAGE)
     assert [kind for kind, _ in mediapipe.calls] == ["solution"]
 
@@ -161,7 +163,9 @@ def test_models_in_the_wheel_go_before_the_environment(
 
 
 def test_without_mediapipe_auto_takes_the_whole_picture(no_mediapipe: None):
-    assert isinstance(resolve_detector("auto"), WholeImage)
+    found = resolve_detector("auto")
+    assert isinstance(found, WholeImage) and "pip install handmim[detect]" in found.reason
+    assert resolve_detector("whole-image").reason is None
     with pytest.raises(DetectorUnavailableError, match=r"pip install handmim\[detect\]"):
         resolve_detector("mediapipe")
 
@@ -243,21 +247,6 @@ def test_hub_detector_explains_what_it_cannot_use(tiny_detector: Path, tmp_path:
     with pytest.raises(InputError, match="knows no hands"):
         HubDetector(tiny_detector)
     (tiny_detector / "config.json").write_text(text)
-
-
-def test_refinement_follows_the_prediction_and_survives_failures():
-    hand = np.array([[20.0, 20.0], [40.0, 50.0]])
-    calls = []
-
-    def predict(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        calls.append(boxes.copy())
-        return np.stack([hand, hand + 1000, np.full((2, 2), np.nan), np.full((2, 2), 30.0)])
-
-    start = np.tile([[-0.5, -0.5, 79.5, 59.5]], (4, 1))
-    refined = refine_boxes(predict, IMAGE, start, steps=2, margin=0.1)
-    np.testing.assert_allclose(refined[0], [17, 17, 43, 53])
-    np.testing.assert_array_equal(refined[1:], start[1:])
-    assert len(calls) == 2 and np.array_equal(calls[1], refined)
 
 
 def test_boxes():

@@ -1,7 +1,5 @@
 """The pipeline: registration, batches, sides, refinement, and results that follow the picture."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from transformers import pipeline
 
 from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
 from handmim.detection import Detection
+from handmim.pipeline_hand_mesh import hand_box
 
 WIDTH, HEIGHT = 160, 120
 CAMERA = np.array([[180.0, 0, 70], [0, 180, 66], [0, 0, 1]])
@@ -139,8 +138,8 @@ def test_batches_are_batched_and_equal_single_calls() -> None:
     boxes = [[[5, 5, 60, 60]], [[5, 5, 60, 60], [30, 20, 90, 80]], np.zeros((0, 4)), [10, 10, 50, 80], None]
     sides = ["left", ["right", "left"], None, None, "right"]
     together = many.pipeline(images, boxes=boxes, handedness=sides, batch_size=5)
-    # 1 + 2 + 0 + 2 (both sides) + 1 crops at once, then the whole-image box once more around its hand
-    assert many.pipeline.model.batches == [6, 1]
+    # 1 + 2 + 0 + 2 (both sides) + 1 crops at once, then the whole-image box twice more around its hand
+    assert many.pipeline.model.batches == [6, 1, 1]
     assert [len(hands) for hands in together] == [1, 2, 0, 1, 1]
     for image, box, side, expected in zip(images, boxes, sides, together, strict=True):
         for found, hand in zip(one.pipeline(image, boxes=box, handedness=side), expected, strict=True):
@@ -161,12 +160,42 @@ def test_streams_and_dicts(model: HandMIM) -> None:
 
 
 def test_whole_picture_is_refined_to_the_hand() -> None:
-    finder = stub_model()
+    finder, crops = stub_model(), []
+    finder.model.register_forward_pre_hook(lambda *call: crops.append(call[-1]["pixel_values"][0]), with_kwargs=True)
     (hand,) = finder.pipeline(ramp(WIDTH, HEIGHT), handedness="right", intrinsics=CAMERA)
-    assert finder.pipeline.model.batches == [1, 1]
+    # First the whole picture, 2.5 of its pixels in one of the crop: red is x from edge to edge, bars above and below.
+    red = (crops[0][0] + 1) * 127.5
+    np.testing.assert_allclose(red[20, [2, 61]], [5.75, 153.25], atol=0.1)
+    assert (crops[0][:, :6] == 0).all() and (crops[0][:, -6:] == 0).all() and (crops[0][1, 10:-10] != 0).all()
+    # Then twice around the hand, with a margin around its joints.
+    assert len(crops) == 3
     x0, y0, x1, y1 = hand["box"]
     assert -0.5 <= x0 < x1 <= WIDTH - 0.5 and -0.5 <= y0 < y1 <= HEIGHT - 0.5
     assert (x1 - x0) * (y1 - y0) < 0.9 * WIDTH * HEIGHT
+    assert finder.detector.name == "whole-image"
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_refinement_keeps_the_best_step(best: int) -> None:
+    scores = iter(np.eye(3)[best])
+    finder = stub_model(right=lambda pixels: torch.full((len(pixels),), next(scores)))
+    (hand,) = finder.pipeline(ramp(WIDTH, HEIGHT), handedness="right", intrinsics=CAMERA)
+    assert hand["score"] == pytest.approx(1 / (1 + np.exp(-1)))
+    whole = [79.5 - 80 / 1.2, 59.5 - 60 / 1.2, 79.5 + 80 / 1.2, 59.5 + 60 / 1.2]
+    assert np.allclose(hand["box"], whole, atol=1e-3) == (best == 0)
+    (again,) = stub_model().pipeline(ramp(WIDTH, HEIGHT), boxes=hand["box"], handedness="right", intrinsics=CAMERA)
+    np.testing.assert_allclose(again["vertices"], hand["vertices"], atol=1e-4)  # `box` is where it was looked for
+
+
+def test_a_failed_estimate_does_not_move_the_crop() -> None:
+    image, box = ramp(WIDTH, HEIGHT), np.array([20, 20, 90, 90], np.float32)
+    points = np.array([[30, 30], [50, 40]], np.float32)
+    for failed in (points * np.nan, points + 1000, points * 0 + 30):
+        np.testing.assert_array_equal(hand_box({"box": box, "keypoints_2d": failed}, image), box)
+    found = hand_box({"box": box, "keypoints_2d": points}, image)
+    np.testing.assert_allclose(found, [27.6, 27.6, 52.4, 42.4], atol=1e-5)
+    cut = hand_box({"box": box, "keypoints_2d": points - 40}, image)
+    np.testing.assert_allclose(cut, [-0.5, -0.5, 12.4, 2.4], atol=1e-5)
 
 
 def test_detector_gives_boxes_and_sides() -> None:
@@ -203,33 +232,3 @@ def test_a_model_without_a_mesh_is_refused() -> None:
     del network.hand_model
     with pytest.raises(ModelError, match="mesh head"):
         HandMeshPipeline(model=network, device="cpu")
-
-
-def test_import_is_light_and_registers() -> None:
-    """`import handmim` alone loads neither torch nor transformers; with transformers everything is registered."""
-    code = """if True:
-        import sys, handmim
-        assert not {"torch", "transformers", "numpy", "PIL"} & set(sys.modules), "import handmim is heavy"
-        from transformers import AutoConfig, AutoModel, AutoImageProcessor
-        from transformers.pipelines import PIPELINE_REGISTRY
-        assert not {"timm", "trimesh", "mediapipe"} & set(sys.modules), "registration is heavy"
-        assert "hand-mesh-estimation" in PIPELINE_REGISTRY.get_supported_tasks()
-        config = AutoConfig.for_model("handmim")
-        assert type(config) is handmim.HandMIMConfig
-        model = AutoModel.from_config(handmim.HandMIMConfig.from_size("tiny", num_hidden_layers=3, feature_layers=[3]))
-        assert type(model) is handmim.HandMIMForMeshEstimation
-        config.architectures = ["HandMIMModel"]
-        config.num_hidden_layers, config.feature_layers = 1, [1]
-        assert type(AutoModel.from_config(config)) is handmim.HandMIMModel
-        assert set(handmim.__all__) <= set(dir(handmim)) and all(getattr(handmim, name) for name in handmim.__all__)
-    """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-
-
-def test_registration_when_transformers_came_first() -> None:
-    code = """if True:
-        from transformers import AutoConfig
-        import handmim
-        assert type(AutoConfig.for_model("handmim")) is handmim.HandMIMConfig
-    """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
