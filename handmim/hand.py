@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from .detection import HandDetector
 from .errors import HandMIMError, InputError, ModelError
 from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
 from .images import is_single_image, load_image
@@ -168,7 +169,8 @@ class HandMIM:
         Args:
             name: Hub id or folder; None: the checkpoint inside the package.
             device: "cpu", "cuda", "cuda:1", ...; None: CUDA if there is any.
-            dtype: of the network, e.g. "bfloat16"; None: float32. The hand model always computes in float32.
+            dtype: of the network, e.g. "bfloat16"; None: float32. The hand model always computes in float32. On a CPU
+                in float32 the linear layers are made faster, see `acceleration`; the weights stay what they are.
             detector: what finds hands when no boxes are given: "auto", a name, or an object; see `detection`.
             hand_model_path: MANO file or folder, for checkpoints that need it; None: looked up.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
@@ -194,14 +196,18 @@ class HandMIM:
             model, report = AutoModel.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True, **model_kwargs
             )
-        _check_weights(model, report, str(source))
+        _check_weights(model.eval(), report, str(source))
         model.hand_model.mean_shape_joints()  # a missing MANO file is told now, not at the first picture
+        if device.type == "cpu" and dtype == torch.float32:
+            from .acceleration import optimize_for_inference
+
+            optimize_for_inference(model)
         try:
             processor = AutoImageProcessor.from_pretrained(source, **hub_kwargs)
         except (OSError, ValueError):  # a folder that a Trainer wrote without a processor
             processor = HandMIMImageProcessor(size=config.image_size)
         pipeline = HandMeshPipeline(
-            model=model.eval(), image_processor=processor, device=device, detector=detector, task="hand-mesh-estimation"
+            model=model, image_processor=processor, device=device, detector=detector, task="hand-mesh-estimation"
         )
         return cls(pipeline)
 
@@ -213,6 +219,15 @@ class HandMIM:
     @property
     def image_processor(self) -> Any:
         return self.pipeline.image_processor
+
+    @property
+    def detector(self) -> HandDetector:
+        """What finds the hands where no boxes are given, "auto" resolved: `model.detector.name` says which.
+
+        Raises:
+            DetectorUnavailableError, InputError: the one that was asked for cannot be had.
+        """
+        return self.pipeline.detector
 
     def __call__(
         self,
@@ -279,11 +294,7 @@ def _umask() -> int:
 
 def _hands(request: HandRequest, results: list[dict[str, Any]]) -> list[Hand]:
     """Results of one picture as `Hand`s that know where the picture is, rather than its pixels."""
-    image = request.image
-    return [
-        Hand(**{name: value for name, value in result.items() if name != "image_index"}, image=image)
-        for result in results
-    ]
+    return [Hand(**result, image=request.image) for result in results]
 
 
 def _plain(array: np.ndarray) -> list:

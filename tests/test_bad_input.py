@@ -318,7 +318,12 @@ def test_errors_are_one_family() -> None:
 
 
 def test_a_wrong_path_is_told_without_loading_torch(tmp_path: Path) -> None:
-    code = "import sys; from handmim.cli import main; print(main(['predict', 'missing.jpg']), *sys.modules)"
+    code = """if True:
+        import sys
+        sys.argv[0] = "handmim"  # as the console script
+        from handmim.cli import main
+        print(main(["predict", "missing.jpg"]), *sys.modules)
+    """
     root = Path(__file__).parents[1]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.split()[0] == "1" and "torch" not in result.stdout.split()

@@ -127,6 +127,20 @@ def test_dtype(tiny_checkpoint: Path, model: HandMIM) -> None:
     np.testing.assert_allclose(a.joints - a.joints[:1], b.joints - b.joints[:1], atol=0.01)
 
 
+def test_fast_layers_save_plain_weights(tiny_checkpoint: Path, model: HandMIM, tmp_path: Path) -> None:
+    from handmim.acceleration import PackedLinear, is_supported
+
+    fast = any(isinstance(module, PackedLinear) for module in model.model.modules())
+    assert fast == is_supported()
+    model(picture(), boxes=BOX, handedness="right")  # makes the packed copies
+    model.model.save_pretrained(tmp_path)
+    saved, original = (load_file(folder / "model.safetensors") for folder in (tmp_path, tiny_checkpoint))
+    assert saved.keys() == original.keys()
+    assert all(torch.equal(saved[name], original[name]) for name in saved)
+    plain = HandMIMForMeshEstimation.from_pretrained(tmp_path)
+    assert not any(isinstance(module, PackedLinear) for module in plain.modules())
+
+
 def test_a_folder_without_a_processor(tiny_checkpoint: Path, model: HandMIM, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
