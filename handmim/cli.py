@@ -1,5 +1,8 @@
 """The `handmim` command. Everything heavy is imported inside the commands, so that `handmim --help` answers at once.
 
+That holds for the console script: there `import handmim` leaves the registration with transformers, and with it torch,
+to the commands that load a model. `python -m handmim.cli` works as well, after the import of torch.
+
 Exit codes: 0 all is well, 1 something failed (one sentence on stderr says what), 2 the command line was wrong.
 """
 

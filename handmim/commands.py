@@ -5,6 +5,7 @@ Torch is imported later still, when a picture is there to be predicted: a wrong 
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from .errors import HandMIMError, ImageError, InputError
 from .images import LoadedImage, list_images, load_image
 
 if TYPE_CHECKING:
+    from .detection import HandDetector
     from .hand import Hand, HandMIM
 
 DEMO_SIZE = 256
@@ -57,6 +59,8 @@ def predict(args: argparse.Namespace) -> int:
     if not any(item.image for item in first) and not rest:
         return _summary(len(sources), failed, 0)
     model = load_model(args)
+    if not args.boxes:
+        print(f"hands are looked for by {_described(model.detector)}", file=sys.stderr)
     done = hands = 0
     from tqdm import tqdm
 
@@ -139,6 +143,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Write the meshes, the overlay and the JSON file of one picture, each complete or not at all.
 
+    Meshes of further hands that an earlier run found are removed, if its JSON file lists them.
+
     Returns:
         What the JSON file holds.
 
@@ -148,6 +154,7 @@ def write_results(
     from .hand import atomic_file, overlay, png_bytes
 
     out.mkdir(parents=True, exist_ok=True)
+    stale = listed_meshes(out / f"{stem}.json", stem, kind)
     meshes = [hand.export(out / f"{stem}.{number}.{kind}").name for number, hand in enumerate(hands)]
     with atomic_file(out / f"{stem}.overlay.png") as file:
         file.write(png_bytes(overlay(hands, image)))
@@ -162,24 +169,45 @@ def write_results(
     }
     with atomic_file(out / f"{stem}.json") as file:
         file.write(json.dumps(report).encode())
+    for name in stale - set(meshes):
+        (out / name).unlink(missing_ok=True)
     return report
+
+
+def listed_meshes(path: Path, stem: str, kind: str) -> set[str]:
+    """Names `<stem>.<number>.<kind>` that the JSON file of an earlier run lists; none if it is no such file."""
+    try:
+        names = json.loads(path.read_bytes())["meshes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        names = []
+    pattern = re.compile(rf"{re.escape(stem)}\.\d+\.{kind}", re.ASCII)
+    names = names if isinstance(names, list) else []
+    return {name for name in names if isinstance(name, str) and pattern.fullmatch(name)}
 
 
 def load_model(args: argparse.Namespace) -> "HandMIM":
     """The model that the options name, without the loaders' progress bars and warnings."""
     from transformers.utils import logging
 
+    from . import register
+    from .hand import HandMIM
+
     if not args.debug:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    from .hand import HandMIM
-
+    register()
     return HandMIM.from_pretrained(
         args.model,
         device=args.device,
         detector=getattr(args, "detector", "auto"),
         hand_model_path=args.hand_model_path,
     )
+
+
+def _described(detector: "HandDetector") -> str:
+    """A detector's name, and why it is not a better one."""
+    name, reason = getattr(detector, "name", type(detector).__name__), getattr(detector, "reason", None)
+    return f"{name} ({reason})" if reason else name
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -218,13 +246,13 @@ def _summary(images: int, failed: int, hands: int) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """`handmim demo`: a hand whose truth is known, the estimate, and how far apart they are."""
+    if args.seed < 0:
+        raise InputError(f"--seed must not be negative, got {args.seed}")
     import torch
 
     from .geometry import similarity_align
     from .synthesis import generate
 
-    if args.seed < 0:
-        raise InputError(f"--seed must not be negative, got {args.seed}")
     model = load_model(args)
     sample = generate(args.seed, range(1), size=DEMO_SIZE, negatives=0.0)
     keypoints, truth = sample.labels["keypoints_2d"][0].numpy(), sample.labels["joints"][0]
