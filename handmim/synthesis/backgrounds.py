@@ -1,4 +1,4 @@
-"""What is behind the hand: a bank of drawn pictures, made once a process, of which every sample takes two crops.
+"""What is behind the hand: a bank of drawn pictures, each made when first needed, of which samples take crops.
 
 Drawing costs milliseconds a picture, a crop costs microseconds; crops, flips, colours and pairs make the bank's few
 hundred pictures into many more.
@@ -60,24 +60,41 @@ def _plane(random: SampleRandom, side: int, low: float, high: float) -> tuple[Te
 def _pattern(random: SampleRandom, side: int) -> Tensor:
     """(B, side, side) in [0, 1]: one of nothing, stripes, checks, bricks, lines of text, tiles."""
     u, v = _plane(random, side, 3.0, 24.0)
-    sharp = 6.0
-    wave_u, wave_v = torch.sin(2 * math.pi * u), torch.sin(2 * math.pi * v)
-    shifted = torch.frac((u + 0.5 * torch.floor(v)) / 2 + 100)
-    row = torch.frac(v + 100)
-    brick = 1 - ((row - 0.5).abs() * 2 > 0.85).float().maximum((shifted - 0.5).abs() * 2 > 0.93)
-    words = torch.sin(u * 23 + torch.floor(v) * 77) + torch.sin(u * 9.7 + torch.floor(v) * 31)
-    text = ((row - 0.4).abs() < 0.22).float() * (words > -0.3)
-    tile = ((row - 0.5).abs() < 0.46).float() * ((torch.frac(u + 100) - 0.5).abs() < 0.46)
-    kinds = [
-        torch.zeros_like(u),
-        (wave_u * sharp + 0.5).clamp(0, 1),
-        (wave_u * wave_v * sharp * 2 + 0.5).clamp(0, 1),
-        brick,
-        text,
-        tile,
-    ]
-    choice = random.choice((0.5, 0.14, 0.07, 0.1, 0.11, 0.08))
-    return torch.stack(kinds).gather(0, choice[None, :, None, None].expand(1, -1, side, side))[0]
+    choice = random.choice((0.5, *(weight for _, weight in _PATTERNS)))
+    result = torch.zeros_like(u)
+    for k, (pattern, _) in enumerate(_PATTERNS):
+        chosen = torch.nonzero(choice == k + 1).squeeze(1)
+        if len(chosen):
+            result[chosen] = pattern(u[chosen], v[chosen])
+    return result
+
+
+def _wave(u: Tensor) -> Tensor:
+    return torch.sin(2 * math.pi * u)
+
+
+def _inside(v: Tensor, middle: float, half: float) -> Tensor:
+    """1 where the fraction of v lies within `half` of `middle`, else 0."""
+    return ((torch.frac(v + 100) - middle).abs() < half).float()
+
+
+def _bricks(u: Tensor, v: Tensor) -> Tensor:
+    return _inside(v, 0.5, 0.425) * _inside((u + 0.5 * torch.floor(v)) / 2, 0.5, 0.465)
+
+
+def _text(u: Tensor, v: Tensor) -> Tensor:
+    line = torch.floor(v)
+    return _inside(v, 0.4, 0.22) * (torch.sin(u * 23 + line * 77) + torch.sin(u * 9.7 + line * 31) > -0.3)
+
+
+# Value in [0, 1] at coordinates (u, v) of stripes, checks, bricks, lines of text, tiles; and how frequent each is.
+_PATTERNS = (
+    (lambda u, v: (_wave(u) * 6 + 0.5).clamp(0, 1), 0.14),
+    (lambda u, v: (_wave(u) * _wave(v) * 12 + 0.5).clamp(0, 1), 0.07),
+    (_bricks, 0.1),
+    (_text, 0.11),
+    (lambda u, v: _inside(v, 0.5, 0.46) * _inside(u, 0.5, 0.46), 0.08),
+)
 
 
 def _shape_mask(random: SampleRandom, side: int) -> Tensor:
@@ -108,12 +125,15 @@ def draw_backgrounds(random: SampleRandom, side: int) -> Tensor:
     mono = _octave_noise(random, side, 1)
     grain = mono.expand(-1, 3, -1, -1).clone()
     coloured = torch.nonzero(random.bernoulli(0.12)).squeeze(1)
-    grain[coloured] = _octave_noise(random.fork("coloured").select(coloured), side, 3)
+    if len(coloured):
+        grain[coloured] = _octave_noise(random.fork("coloured").select(coloured), side, 3)
     picture = picture * (1 + grain * random.uniform((1, 1, 1)).pow(3) * 0.35)
     # Half the pictures are rooms full of things, the others walls and tables.
     count = torch.where(random.bernoulli(0.5), random.integers((), 0, 3), random.integers((), 3, _MAX_SHAPES + 1))
     for k in range(_MAX_SHAPES):
         chosen = torch.nonzero(k < count).squeeze(1)
+        if not len(chosen):
+            break
         shape = random.fork(f"shape{k}").select(chosen)
         fill = 1 + mono[chosen].roll(17 * k, 2) * shape.uniform((1, 1, 1), -0.25, 0.25)
         fill = fill * (1 + blend[chosen].roll(31 * k, 3) * shape.uniform((1, 1, 1), -0.5, 0.3))
@@ -128,12 +148,14 @@ def draw_backgrounds(random: SampleRandom, side: int) -> Tensor:
 
 def _defocus(random: SampleRandom, picture: Tensor) -> Tensor:
     """Blur by one of four strengths; half the pictures stay sharp."""
-    strength = random.choice((0.45, 0.2, 0.2, 0.15))[:, None, None, None]
+    strength = random.choice((0.45, 0.2, 0.2, 0.15))
     side = picture.shape[-1]
     for k, factor in enumerate((2, 5, 11)):
-        small = F.avg_pool2d(F.avg_pool2d(picture, 3, 1, 1, count_include_pad=False), factor, ceil_mode=True)
-        blurred = F.interpolate(small, (side, side), mode="bicubic")
-        picture = torch.where(strength == k + 1, blurred, picture)
+        chosen = torch.nonzero(strength == k + 1).squeeze(1)
+        if len(chosen):
+            smooth = F.avg_pool2d(picture[chosen], 3, 1, 1, count_include_pad=False)
+            small = F.avg_pool2d(smooth, factor, ceil_mode=True)
+            picture[chosen] = F.interpolate(small, (side, side), mode="bicubic")
     return picture
 
 
@@ -143,19 +165,40 @@ def pack(pictures: Tensor) -> Tensor:
     return padded.view(torch.int32).reshape(-1)
 
 
+class BackgroundBank:
+    """The drawn pictures of a seed. Each is drawn when first needed, alone, so that it never depends on the others.
+
+    Args:
+        seed: Names the pictures.
+        count: How many there are.
+        device: Where they lie.
+    """
+
+    def __init__(self, seed: int, count: int, device: str = "cpu") -> None:
+        self.seed, self.count = seed, count
+        self._packed = torch.empty(count, BANK_SIDE**2, dtype=torch.int32, device=device)
+        self._drawn = [False] * count
+
+    def packed(self, entry: Tensor) -> Tensor:
+        """(count * BANK_SIDE^2,) int32, see `pack`; of its pictures at least those of `entry` (B,) int64 are there."""
+        for number in set(entry.tolist()):
+            if not self._drawn[number]:
+                index = torch.tensor([number], device=self._packed.device)
+                picture = draw_backgrounds(SampleRandom(self.seed, index).fork("backgrounds"), BANK_SIDE)
+                picture = picture.mul_(255).round_().to(torch.uint8)
+                self._packed[number] = pack(picture.permute(0, 2, 3, 1))
+                self._drawn[number] = True
+        return self._packed.view(-1)
+
+
 @functools.lru_cache(maxsize=2)
-def background_bank(seed: int, device: str = "cpu") -> Tensor:
-    """(BANK_COUNT * BANK_SIDE^2,) int32 packed pictures of a seed."""
-    parts = []
-    for first in range(0, BANK_COUNT, 16):
-        random = SampleRandom(seed, torch.arange(first, first + 16, device=device)).fork("backgrounds")
-        picture = draw_backgrounds(random, BANK_SIDE).mul_(255).round_().to(torch.uint8)
-        parts.append(pack(picture.permute(0, 2, 3, 1)))
-    return torch.cat(parts)
+def background_bank(seed: int, device: str = "cpu") -> BackgroundBank:
+    """The `BANK_COUNT` pictures of a seed, the same object for the same arguments."""
+    return BackgroundBank(seed, BANK_COUNT, device)
 
 
 def photo_bank(photos: Tensor, device: str = "cpu") -> Tensor:
-    """Packed like `background_bank`: the middle squares of photos (N, H, W, 3) uint8, at `BANK_SIDE`."""
+    """Packed like `BackgroundBank`: the middle squares of photos (N, H, W, 3) uint8, at `BANK_SIDE`."""
     side = min(photos.shape[1:3])
     top, left = (photos.shape[1] - side) // 2, (photos.shape[2] - side) // 2
     square = photos[:, top : top + side, left : left + side].permute(0, 3, 1, 2)
@@ -166,13 +209,13 @@ def photo_bank(photos: Tensor, device: str = "cpu") -> Tensor:
     return pack(torch.cat(parts).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
 
 
-def crop_bank(random: SampleRandom, bank: Tensor, size: int) -> Tensor:
+def crop_bank(random: SampleRandom, bank: BackgroundBank | Tensor, size: int) -> Tensor:
     """Random crops of the bank: turned by quarter turns, flipped, scaled by 0.55 to 1.
 
     Returns:
         (B, 3, size, size) float32, sRGB in [0, 255].
     """
-    count = len(bank) // BANK_SIDE**2
+    count = len(bank) // BANK_SIDE**2 if isinstance(bank, Tensor) else bank.count
     extent = random.uniform((2,), 0.55, 1.0).mean(1) * (BANK_SIDE - 1)
     start = random.uniform((2,)) * (BANK_SIDE - 1 - extent[:, None])
     step = torch.linspace(0, 1, size, device=random.device) * extent[:, None]
@@ -183,13 +226,17 @@ def crop_bank(random: SampleRandom, bank: Tensor, size: int) -> Tensor:
         torch.where(turn[:, None], across, along * BANK_SIDE),
         torch.where(turn[:, None], along * BANK_SIDE, across),
     )
-    base = random.integers((), 0, count)[:, None] * BANK_SIDE**2 + along
+    entry = random.integers((), 0, count)
+    packed = bank if isinstance(bank, Tensor) else bank.packed(entry)
+    base = entry[:, None] * BANK_SIDE**2 + along
     flat = (base[:, :, None] + across[:, None, :]).view(-1)
-    pixel = bank.index_select(0, flat).view(torch.uint8).view(-1, size, size, 4)[..., :3]
+    pixel = packed.index_select(0, flat).view(torch.uint8).view(-1, size, size, 4)[..., :3]
     return pixel.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def compose_background(random: SampleRandom, bank: Tensor, size: int, photos: Tensor | None = None) -> Tensor:
+def compose_background(
+    random: SampleRandom, bank: BackgroundBank | Tensor, size: int, photos: Tensor | None = None
+) -> Tensor:
     """One background a sample, two crops of the bank with a shape between them in half of the cases.
 
     Args:
@@ -211,4 +258,4 @@ def compose_background(random: SampleRandom, bank: Tensor, size: int, photos: Te
         mask = _shape_mask(front, size)
         picture[chosen] = torch.lerp(picture[chosen], crop_bank(front, bank, size), mask)
     tint = random.normal((3,), 1.0, 0.10) * random.uniform((1,), 0.55, 1.15)
-    return picture.mul_(1 / 255).square_().mul_(tint.square()[..., None, None])
+    return picture.mul_((tint / 255)[..., None, None]).square_()
