@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import axis_angle_to_matrix
+from .hand_mesh import FOREARM_LENGTH
 from .random import SampleRandom
 
 # Share of each family of views: uniform over SO(3); upright before the camera (selfie, gesture); lying in the picture
@@ -17,7 +18,12 @@ NEAREST, FARTHEST = 0.25, 1.4  # m, camera to the middle of the hand
 TIGHT, LOOSE, LOOSEST = 1.3, 1.9, 4.0  # side of the crop over the side of the hand's box
 LOOSE_SHARE = 0.08
 CENTRE_JITTER = 0.15  # of the crop's side
-NEAR_PLANE = 0.08  # m; no part of the arm comes nearer
+NEAR_PLANE = 0.08  # m; no part of the unstretched arm comes nearer
+# An arm that points at the camera would show its cut end: the largest cosine between the two, before the wrist bends.
+TOWARDS_CAMERA = 0.7
+# Distances from the wrist, m, at which an arm may end, and the radius that the border must hide there.
+_ARM_ENDS = tuple(FOREARM_LENGTH + 0.1 * k for k in range(12))
+_ARM_RADIUS = 0.055
 
 # Columns: images of the hand's x, y, z axes when the fingers point up and the back of the hand faces the camera.
 _UPRIGHT = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
@@ -31,7 +37,18 @@ def _axis_rotation(angle: Tensor, axis: int) -> Tensor:
 
 
 def sample_orientation(random: SampleRandom) -> Tensor:
-    """(B, 3, 3) global_orient, a mixture of the families in `VIEW_WEIGHTS`."""
+    """(B, 3, 3) global_orient, a mixture of the families in `VIEW_WEIGHTS`.
+
+    Of two draws the first is taken whose arm does not point at the camera; if both do, the second is turned round.
+    """
+    first, second = _draw_orientation(random), _draw_orientation(random.fork("again"))
+    turned = second * torch.tensor([-1.0, 1.0, -1.0], device=random.device)[:, None]
+    poor, poorer = (orient[:, 2:, :1] < -TOWARDS_CAMERA for orient in (first, second))
+    return torch.where(poor, torch.where(poorer, turned, second), first)
+
+
+def _draw_orientation(random: SampleRandom) -> Tensor:
+    """(B, 3, 3), one draw."""
     family = random.choice(VIEW_WEIGHTS)
     any_angle = random.uniform((), -math.pi, math.pi)
     palm = random.bernoulli(0.55).float() * math.pi
@@ -76,7 +93,7 @@ def place(random: SampleRandom, rendered: Tensor, hand: Tensor) -> Tensor:
     Returns:
         (B, 3) m: distance log-uniform, anywhere in a wide picture, no part of the arm behind the near plane.
     """
-    middle = hand.mean(1)
+    middle = mean(hand)
     distance = random.log_uniform((), NEAREST, FARTHEST)
     nearest = rendered[:, 2].amin(1) - middle[:, 2]
     distance = torch.maximum(distance, NEAR_PLANE - nearest)
@@ -99,3 +116,28 @@ def crop_camera(random: SampleRandom, points: Tensor, size: int) -> Tensor:
     intrinsics[:, :2, 2] = (size - 1) / 2 - centre * focal[:, None]
     intrinsics[:, 2, 2] = 1
     return intrinsics
+
+
+def mean(points: Tensor) -> Tensor:
+    """(B, N, C) -> (B, C), added one after the other: `Tensor.mean` rounds differently in batches of other sizes."""
+    return sum(points.unbind(1)) / points.shape[1]
+
+
+def arm_stretch(wrist: Tensor, direction: Tensor, intrinsics: Tensor, size: int) -> Tensor:
+    """How much longer arms must be to end outside of the picture; where none would, they keep their length.
+
+    Args:
+        wrist: (B, 3) camera frame, m. direction: (B, 3) unit, to the elbow. intrinsics: (B, 3, 3) px. size: px.
+
+    Returns:
+        (B,) m, 0 or more.
+    """
+    ends = torch.tensor(_ARM_ENDS, device=wrist.device)
+    x, y, z = ((wrist[:, k, None] + direction[:, k, None] * ends) for k in range(3))  # (B, E) each
+    focal, z = intrinsics[:, 0, 0, None], z.clamp(min=NEAR_PLANE / 2)
+    away = torch.maximum(
+        (x * focal / z + intrinsics[:, 0, 2, None] - size / 2).abs(),
+        (y * focal / z + intrinsics[:, 1, 2, None] - size / 2).abs(),
+    )
+    out = away > size / 2 + _ARM_RADIUS * focal / z
+    return ends[out.byte().argmax(1)] - FOREARM_LENGTH

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import project
-from ..hand_model import HandModel
-from ..rendering import Fragments, rasterize
+from ..hand_model import HandModel, HandModelOutput
+from ..rendering import Scan, nonzero
 from . import backgrounds, cameras
 from .degradation import degrade, reach_beyond_border
 from .hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
@@ -31,10 +31,12 @@ _EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
 SECOND_SHARE = 0.10
 THING_SHARE = 0.25
 HELD = 0.75  # of the things
-SUPERSAMPLING = 2
+_STAGGER = 0.5  # px between the two samples of a pixel, to the right and down
 # A second hand draws from the indices of another, never used, half of the number range.
 _SECOND = 1 << 62
-_CPU_CHUNK, _CUDA_CHUNK = 16, 256
+_CPU_CHUNK, _CUDA_CHUNK = 64, 256
+_CPU_PIXELS = 1 << 15  # pixels of hands that are painted at once
+_BLOCK = 16  # rows that the hand model poses at once
 # Flesh between a joint and the surface before it, m: wrist, then thumb, index, middle, ring, little; the thickest of
 # all directions, measured on open hands.
 _FLESH = (0.032, 0.032, 0.020, 0.014, 0.011, 0.024, 0.013, 0.012, 0.010, 0.028, 0.014, 0.012, 0.010)
@@ -170,7 +172,7 @@ class _Scene:
         self.sign = torch.where(self.mirrored, -1.0, 1.0)
         self.mesh: HandMesh = load_hand_mesh(str(self.device))
 
-    def picture(self, bank: Tensor, photos: Tensor | None) -> SyntheticBatch:
+    def picture(self, bank: backgrounds.BackgroundBank, photos: Tensor | None) -> SyntheticBatch:
         """Everything, in order."""
         self._pose()
         self._light()
@@ -184,27 +186,51 @@ class _Scene:
     def _pose(self) -> None:
         """Pose all rows, place them before the samples' cameras."""
         rows = self.rows
-        self.hand_pose = sample_poses(rows.fork("pose"))
-        self.betas = rows.fork("shape").normal((10,)).clamp(-3, 3)
-        self.global_orient = cameras.sample_orientation(rows.fork("orientation"))
-        bend = cameras.sample_wrist_bend(rows.fork("wrist"), self.global_orient)
-        self.hand = _hand_model(str(self.device))(self.global_orient, self.hand_pose, self.betas)
-        wrist = self.hand.skeleton_joints[:, 0]
-        arm = self.mesh.extend(self.hand.vertices, wrist, self.global_orient, bend, self.betas)
+        wrist, direction, arm = self._shape()
         first = slice(0, self.batch)
         draw = self.random.fork("camera")
         own = cameras.place(draw, arm[first], self.hand.joints[first])
         self.intrinsics = cameras.crop_camera(draw, self.hand.joints[first] + own[:, None], self.size)
-        middle = self.hand.joints.mean(1)
+        middle = cameras.mean(self.hand.joints)
         beside = rows.fork("beside")
         angle = beside.uniform((), 0, 2 * torch.pi)
         depth = beside.uniform((), 0.02, 0.09) * torch.where(beside.bernoulli(0.6), 1.0, -1.0)
         offset = torch.stack([angle.cos(), angle.sin()], 1) * beside.uniform((1,), 0.03, 0.12)
         target = (middle[first] + own)[self.parent] + torch.cat([offset, depth[:, None]], 1)
-        target = target * torch.stack([self.sign, torch.ones_like(self.sign), torch.ones_like(self.sign)], 1)
+        flip = torch.stack([self.sign, torch.ones_like(self.sign), torch.ones_like(self.sign)], 1)
+        target = target * flip
         self.translation = torch.cat([own, (target - middle)[self.batch :]])
         self.middle = middle + self.translation
         self.vertices = arm.add_(self.translation[..., None])
+        start = (wrist + self.translation) * flip
+        longer = cameras.arm_stretch(start, direction * flip, self.intrinsics[self.parent], self.size)
+        self.vertices[..., self.mesh.stretched] += (direction * longer[:, None])[..., None] * self.mesh.stretch
+
+    def _shape(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw pose, shape and orientation of all rows.
+
+        Matrix products may round differently for another number of rows, and vector and scalar instructions differ
+        at the end of a tensor; so the hand model sees blocks of one size, whatever the batch.
+
+        Returns:
+            (R, 3) wrists, m; (R, 3) unit vectors towards the elbows; (R, 3, Vr) hands with forearms, m.
+        """
+        count = len(self.parent)
+        index = F.pad(self.rows.index, (0, -count % _BLOCK))
+        rows = self.rows.on(index)
+        hand_pose, betas = sample_poses(rows.fork("pose")), rows.fork("shape").normal((10,)).clamp(-3, 3)
+        orient = cameras.sample_orientation(rows.fork("orientation"))
+        bend = cameras.sample_wrist_bend(rows.fork("wrist"), orient)
+        model, blocks = _hand_model(str(self.device)), []
+        for part in zip(*(value.split(_BLOCK) for value in (orient, hand_pose, betas, bend)), strict=True):
+            hand = model(*part[:3])
+            wrist = hand.skeleton_joints[:, 0]
+            blocks.append((hand, wrist, self.mesh.extend(hand.vertices, wrist, part[0], part[3], part[2])))
+        hands, wrists, arms = zip(*blocks, strict=True)
+        fields = ("vertices", "joints", "skeleton_joints")
+        self.hand = HandModelOutput(*(torch.cat([getattr(hand, name) for hand in hands])[:count] for name in fields))
+        self.hand_pose, self.betas, self.global_orient = hand_pose[:count], betas[:count], orient[:count]
+        return torch.cat(wrists)[:count], (orient @ bend)[:count, :, 0], torch.cat(arms)[:count]
 
     def _light(self) -> None:
         """Surface and light of all rows; `self.attributes`: colour, irradiance, place along the arm, grain."""
@@ -236,108 +262,117 @@ class _Scene:
         )
         self.light, self.skin = light, skin
 
-    def _rasterize(self) -> Fragments:
-        """All rows at `SUPERSAMPLING` times the size; empty samples have no hand."""
+    def _scan(self) -> Scan:
+        """All rows, two samples a pixel on a diagonal, (x, y) -+ 1/4; empty samples have no hand."""
         intrinsics = self.intrinsics[self.parent]
         centre = intrinsics[:, 0, 2]
         centre = torch.where(self.mirrored, self.size - 1 - centre, centre)
         x, y, depth = self.vertices.unbind(1)
         points = torch.empty_like(self.vertices)
-        focal, half = intrinsics[:, 0, 0, None] * SUPERSAMPLING, (SUPERSAMPLING - 1) / 2
-        inverse = depth.reciprocal()
-        torch.addcmul((centre * SUPERSAMPLING + half)[:, None], x * inverse, focal, out=points[:, 0])
-        torch.addcmul((intrinsics[:, 1, 2] * SUPERSAMPLING + half)[:, None], y * inverse, focal, out=points[:, 1])
+        focal, inverse = intrinsics[:, 0, 0, None], depth.reciprocal()
+        torch.addcmul((centre + 0.25)[:, None], x * inverse, focal, out=points[:, 0])
+        torch.addcmul((2 * intrinsics[:, 1, 2] + 0.5)[:, None], y * inverse, 2 * focal, out=points[:, 1])
         gone = torch.cat([self.empty, self.empty.new_zeros(len(self.parent) - self.batch)])
         points[:, 2] = depth.masked_fill(gone[:, None], -1.0)
-        side = self.size * SUPERSAMPLING
-        return rasterize(points.transpose(1, 2), self.mesh.faces, side, side, near=0.04)
+        return Scan(points.transpose(1, 2), self.mesh.faces, 2 * self.size, self.size, near=0.04, stagger=_STAGGER)
 
-    def _resolve(self, seen: Fragments) -> tuple[Tensor, Tensor]:
-        """The fragment that colours each pixel (B, S, S) int32, -1 for none, and its coverage (B, S, S) in [0, 1]."""
-        rows, side, size = len(self.parent), self.size * SUPERSAMPLING, self.size
-        dense = torch.full((rows * side * side,), -1, dtype=torch.int32, device=self.device)
-        dense[seen.pixel_index] = torch.arange(len(seen.pixel_index), dtype=torch.int32, device=self.device)
-        corners = dense.view(rows, size, SUPERSAMPLING, size, SUPERSAMPLING)
-        parts = [corners[:, :, i, :, j] for i in range(SUPERSAMPLING) for j in range(SUPERSAMPLING)]
-        pick = functools.reduce(torch.maximum, parts)
-        count = functools.reduce(torch.add, [(part >= 0).to(torch.uint8) for part in parts])
-        own, extra = slice(0, self.batch), slice(self.batch, rows)
-        if rows > self.batch:
-            other, cover, parent = pick[extra], count[extra], self.parent[extra]
-            flip = self.mirrored[extra, None, None]
-            other, cover = torch.where(flip, other.flip(2), other), torch.where(flip, cover.flip(2), cover)
-            depth = F.pad(seen.pixel_depth, (0, 1), value=float("inf"))  # row -1: nothing
-            near = depth[other.long()] < depth[pick[parent].long()]
-            pick[parent] = torch.where(near, other, pick[parent])
-            count[parent] = (count[parent] + cover).clamp(max=SUPERSAMPLING**2)
-        return pick[own], count[own].float().mul_(SUPERSAMPLING**-2)
+    def _resolve(self, seen: Scan) -> Tensor:
+        """(B, S, S) the key of the nearer sample in each pixel, after second hands have entered the samples' keys."""
+        keys = seen.keys
+        if len(keys) > self.batch:
+            extra = slice(self.batch, None)
+            other, parent = keys[extra], self.parent[extra]
+            other = torch.where(self.mirrored[extra, None, None], other.flip(2), other)
+            keys[parent] = torch.maximum(keys[parent], other)
+        upper, lower = keys[: self.batch].view(self.batch, self.size, 2, self.size).unbind(2)
+        return torch.maximum(upper, lower)
 
     def _draw_hands(self, back: Tensor) -> Tensor:
         """Paint all rows over the backgrounds (B, 3, S, S); keeps depth and mask."""
-        seen, plane = self._rasterize(), (self.size * SUPERSAMPLING) ** 2
-        pick, coverage = self._resolve(seen)
-        where = torch.nonzero(pick.view(-1) >= 0).squeeze(1)
-        chosen = pick.view(-1).index_select(0, where).long()
-        row = seen.pixel_index.index_select(0, chosen).div_(plane, rounding_mode="floor")
-        face = seen.pixel_face.index_select(0, chosen)
-        colour = self._pixel_colour(seen.pixel_barycentric.index_select(0, chosen), face, row)
-        self._cast_shadow(back, coverage[:, None])
-        cover = coverage.view(-1).index_select(0, where)
-        self._blend(back, where, cover, colour)
-        self.depth = torch.full_like(coverage, float("inf"))
-        self.depth.view(-1)[where] = seen.pixel_depth.index_select(0, chosen)
-        self.mask = torch.zeros_like(coverage, dtype=torch.bool)
-        own = self.mesh.hand_face.index_select(0, face) & (row < self.batch)
-        self.mask.view(-1)[where] = own & (cover >= 0.5)
+        seen = self._scan()
+        pick = self._resolve(seen)
+        shown = pick > 0
+        self._cast_shadow(back, shown)
+        self.depth = torch.full(shown.shape, float("inf"), device=self.device)
+        self.mask = torch.zeros_like(shown)
+        where = nonzero(shown.view(-1))
+        for part in where.split(_CPU_PIXELS if self.device.type == "cpu" else max(len(where), 1)):
+            self._paint(back, seen, part, pick.view(-1).index_select(0, part))
         return back
+
+    def _paint(self, back: Tensor, seen: Scan, where: Tensor, key: Tensor) -> None:
+        """Paint pixels (P,), flat over (B, S, S), where keys (P,) are seen."""
+        size = self.size
+        record = seen.record(key)
+        row, face = seen.image.index_select(0, record), seen.face.index_select(0, record)
+        sample = self.parent.int().index_select(0, row)
+        line = where.int().div(size, rounding_mode="floor")
+        x = where.int().sub_(line, alpha=size)
+        y = line.sub_(sample, alpha=size)
+        # Each pixel's light is found once, at the nearer of its two samples.
+        at = x.long().add_(where.sub(x), alpha=2)
+        first, second = (seen.keys.view(-1).index_select(0, value) for value in (at, at + size))
+        lower = (first != key).float()
+        cover = (torch.minimum(first, second) > 0).float().mul_(0.5).add_(0.5)
+        column = torch.where(self.mirrored.index_select(0, row), size - 1 - x, x).float()
+        weights, depth = seen.shade(record, column.add_(lower, alpha=_STAGGER), lower.add_(y, alpha=2))
+        self._blend(back, where, sample, cover, self._pixel_colour(weights, face, row))
+        self.depth.view(-1).scatter_(0, where, depth)
+        own = self.mesh.hand_face.index_select(0, face).logical_and_(row < self.batch)
+        self.mask.view(-1).scatter_(0, where, own)
 
     def _pixel_colour(self, weights: Tensor, face: Tensor, row: Tensor) -> Tensor:
         """(P, 3) linear colour of chosen samples: the vertices' light, and what is finer than the mesh."""
         corners = self.mesh.faces.index_select(0, face) + (row * self.mesh.num_vertices)[:, None]
         values = F.embedding_bag(corners, self.attributes, per_sample_weights=weights, mode="sum")
-        colour, irradiance, along = values[:, :3].contiguous(), values[:, 3:6], values[:, 6]
+        colour, irradiance, along = values[:, :3], values[:, 3:6], values[:, 6]
         self._detail(colour, irradiance, weights, face, row)
-        start = self.skin.sleeve_start.index_select(0, row)
-        covered = torch.nonzero(along > start).squeeze(1)
+        covered = nonzero(along > self.skin.sleeve_start.index_select(0, row))
         if len(covered):
-            row, along, start = row[covered], along[covered], start[covered]
-            stripes = torch.frac(along * self.skin.sleeve_stripes[row]) > 0.5
-            cloth = self.skin.sleeve_colour[row, stripes.long()]
-            cuff = ((along - start) / 0.004).clamp(0, 1) * 0.45 + 0.55  # the rim lies in its own shadow
-            cuff = cuff * (1 + 0.08 * values[covered, 7])
-            colour[covered] = cloth * irradiance[covered] * cuff[:, None]
+            row, value = row.index_select(0, covered), values.index_select(0, covered)
+            along, start = value[:, 6].contiguous(), self.skin.sleeve_start.index_select(0, row)
+            stripes = torch.frac(along * self.skin.sleeve_stripes.index_select(0, row)) > 0.5
+            cloth = self.skin.sleeve_colour.view(-1, 3).index_select(0, row * 2 + stripes)
+            cuff = along.sub_(start).div_(0.004).clamp_(0, 1).mul_(0.45).add_(0.55)  # the rim lies in its own shadow
+            cuff = cuff.addcmul_(cuff, value[:, 7], value=0.08)
+            colour.index_copy_(0, covered, cloth.mul_(value[:, 3:6]).mul_(cuff[:, None]))
         return colour
 
     def _detail(self, colour: Tensor, irradiance: Tensor, weights: Tensor, face: Tensor, row: Tensor) -> None:
         """Creases, folds over the knuckles and nails from the texture, on colours (P, 3) in place."""
         mesh, side = self.mesh, TEXTURE_SIDE
-        corners = mesh.face_uv.index_select(0, face)
-        texel = F.embedding_bag(corners, mesh.uv, per_sample_weights=weights, mode="sum").to(torch.int32)
-        x, y = texel.clamp_(0, side - 1).unbind(1)
-        look = mesh.texture.index_select(0, (y * side + x).long())
-        fold, nail = torch.nonzero(look[:, 0] + look[:, 1] > 0).squeeze(1), torch.nonzero(look[:, 3] > 0).squeeze(1)
-        dark = (look[fold, :2, None] * self.skin.detail.index_select(0, row[fold])).sum(1)
-        colour[fold] *= dark.neg_().add_(1).clamp_(min=0.1)
-        varnish = self.skin.nail.index_select(0, row[nail]) * irradiance[nail]
-        colour[nail] = torch.lerp(colour[nail], varnish, look[nail, 3:])
+        x, y = (
+            sum(corner.index_select(0, face) * weights[:, k] for k, corner in enumerate(axis)).int().clamp_(0, side - 1)
+            for axis in mesh.face_texel
+        )
+        texel = y.mul_(side).add_(x)
+        kind = mesh.texture_kind.index_select(0, texel)
+        fold, nail = nonzero(kind & 1), nonzero(kind & 2)
+        look = mesh.texture.index_select(0, texel.index_select(0, fold))
+        dark = self.skin.detail.index_select(0, row.index_select(0, fold))
+        dark = (dark[:, 0] * look[:, :1]).addcmul_(dark[:, 1], look[:, 1:2]).neg_().add_(1).clamp_(min=0.1)
+        colour.index_copy_(0, fold, dark.mul_(colour.index_select(0, fold)))
+        look = mesh.texture.index_select(0, texel.index_select(0, nail))
+        varnish = self.skin.nail.index_select(0, row.index_select(0, nail)) * irradiance.index_select(0, nail)
+        colour.index_copy_(0, nail, torch.lerp(colour.index_select(0, nail), varnish, look[:, 3:]))
 
-    def _blend(self, picture: Tensor, where: Tensor, coverage: Tensor, colour: Tensor) -> None:
+    def _blend(self, picture: Tensor, where: Tensor, sample: Tensor, coverage: Tensor, colour: Tensor) -> None:
         """Paint colours (P, 3) over pixels `where` (flat over (B, S, S)) of pictures (B, 3, S, S), in place."""
-        plane = self.size**2
-        sample = where.div(plane, rounding_mode="floor")
-        flat = picture.view(-1)
+        plane, flat = self.size**2, picture.view(-1)
+        index = where.add(sample, alpha=2 * plane)
         for k in range(3):
-            index = where + (sample * 2 + k) * plane
-            flat[index] = torch.lerp(flat.index_select(0, index), colour[:, k], coverage)
+            value = torch.lerp(flat.index_select(0, index), colour[:, k], coverage)
+            flat.scatter_(0, index, value)
+            index += plane
 
-    def _cast_shadow(self, back: Tensor, coverage: Tensor) -> None:
+    def _cast_shadow(self, back: Tensor, shown: Tensor) -> None:
         """A soft shadow of the hand on what is behind it, in a third of the pictures, in place."""
         draw = self.random.fork("background shadow")
         chosen = torch.nonzero(draw.bernoulli(0.33)).squeeze(1)
         if not len(chosen) or self.size % 8:
             return
         draw = draw.select(chosen)
-        soft = F.avg_pool2d(coverage[chosen], 8)
+        soft = F.avg_pool2d(shown[chosen, None].float(), 8)
         soft = torch.where(draw.bernoulli(0.5, (1, 1, 1)), F.avg_pool2d(soft, 3, 1, 1), soft)
         move = draw.normal((1, 1, 2), 0.0, 0.10).expand(-1, self.size // 8, self.size // 8, -1)
         axis = torch.linspace(-1, 1, self.size // 8, device=self.device)
@@ -362,8 +397,8 @@ class _Scene:
         colour = shade_things(things, _take(self.light, chosen), camera, where, depth[where], face[where])
         # Pixels at the rim mix with what is behind them: the rays know no fractions.
         cover = F.avg_pool2d(front.float()[:, None], 3, 1, 1, count_include_pad=False)[:, 0][where]
-        flat = (chosen[where[0]] * self.size + where[1]) * self.size + where[2]
-        self._blend(picture, flat, cover, colour)
+        sample = chosen[where[0]]
+        self._blend(picture, (sample * self.size + where[1]) * self.size + where[2], sample, cover, colour)
         self.depth[chosen] = torch.minimum(depth, self.depth[chosen])
         self.mask[chosen] &= ~front
         return picture

@@ -13,7 +13,7 @@ from torch import Tensor
 
 # Rest space is MANO's: fingers along -x, back of the hand +y, thumb +z; so the elbow lies along +x.
 _BEND_END = 0.06  # m past the wrist, beyond which the forearm is rigid and may be cut finer and stretched
-FOREARM_LENGTH = 0.34  # m from the wrist to the cut end; loose crops show that much of an arm
+FOREARM_LENGTH = 0.34  # m from the wrist to the cut end, before `cameras.arm_stretch`
 TEXTURE_SIDE = 256
 _NUM_NOISE = 24
 _NUM_WAVES = 24
@@ -32,9 +32,12 @@ class HandMesh:
         moved_weight: (M,) share of the forearm's rotation, in [0, 1].
         rest: (Vr, 3) rest positions of all rendered vertices, m.
         dorsal, redness: (Vr,) in [0, 1], smooth maps on the skin.
-        uv: (U, 2) texels, u right, v down. face_uv: (F, 3) int64 rows of `uv`; the forearm lies on a blank texel.
+        face_texel: (2, 3, F) texels, u right and v down, of each corner; the forearm lies on a blank one.
         texture: (TEXTURE_SIDE^2, 4) in [0, 1]: crease, knuckle, redness, nail.
+        texture_kind: (TEXTURE_SIDE^2,) uint8, 1: crease or knuckle there, 2: nail, 3: both.
         noise: (_NUM_NOISE, Vr) smooth random fields on the skin, mean 0, standard deviation 1, fine ones last.
+        stretched: (S,) int64 vertices of the rigid forearm. stretch: (S,) share, in [0, 1], of a lengthening of the arm
+            that moves each.
         incident: (Vr, K) int64 faces at each vertex, filled up with F.
     """
 
@@ -49,10 +52,12 @@ class HandMesh:
     rest: Tensor
     dorsal: Tensor
     redness: Tensor
-    uv: Tensor
-    face_uv: Tensor
+    face_texel: Tensor
     texture: Tensor
+    texture_kind: Tensor
     noise: Tensor
+    stretched: Tensor
+    stretch: Tensor
     incident: Tensor
 
     @property
@@ -117,8 +122,11 @@ def load_hand_mesh(device: str = "cpu") -> HandMesh:
     rest, lower_arm = _lengthen(vertex["rest"]), vertex["lower_arm"][:, 0]
     moved = torch.nonzero((lower_arm > 0) | (torch.arange(len(rest)) >= num_hand)).squeeze(1)
     shape = vertex["shape"].view(len(rest), 3, 10)[moved]
+    stretch = ((rest[:, 0] - _BEND_END) / (FOREARM_LENGTH - _BEND_END)).clamp(0, 1)
+    stretched = torch.nonzero(stretch > 0).squeeze(1)
     texture = arrays["texture"].view(-1, 4).float() / 255
     texture[0] = 0  # the forearm's
+    uv = torch.cat([arrays["render_uv"].float() * TEXTURE_SIDE, torch.zeros(1, 2)])
     tensors = {
         "faces": faces,
         "hand_face": (faces < num_hand).all(1),
@@ -129,10 +137,12 @@ def load_hand_mesh(device: str = "cpu") -> HandMesh:
         "rest": rest,
         "dorsal": vertex["dorsal"][:, 0],
         "redness": vertex["redness"][:, 0],
-        "uv": torch.cat([arrays["render_uv"].float() * TEXTURE_SIDE, torch.zeros(1, 2)]),
-        "face_uv": face_uv,
+        "face_texel": uv[face_uv].permute(2, 1, 0).contiguous(),
         "texture": texture,
+        "texture_kind": (texture[:, :2].amax(1) > 0).byte() + (texture[:, 3] > 0).byte() * 2,
         "noise": _noise_fields(rest),
+        "stretched": stretched,
+        "stretch": stretch[stretched],
         "incident": _incident_faces(faces, len(rest)),
     }
     tensors = {name: value.to(device) for name, value in tensors.items()}

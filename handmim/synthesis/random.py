@@ -88,11 +88,15 @@ class SampleRandom:
         child._base = _mix64(self._base ^ ((zlib.crc32(name.encode()) + 1) * 0x9E3779B97F4A7C15 & _MASK))
         return child
 
-    def select(self, where: Tensor) -> SampleRandom:
-        """The same streams for a subset of the samples (bool (B,) or int64 positions), from the same position on."""
-        child = SampleRandom(0, self.index[where])
+    def on(self, index: Tensor) -> SampleRandom:
+        """The streams that other samples (B',) have under the same seed and names, from the same position on."""
+        child = SampleRandom(0, index)
         child._base, child._position = self._base, self._position
         return child
+
+    def select(self, where: Tensor) -> SampleRandom:
+        """The same streams for a subset of the samples (bool (B,) or int64 positions), from the same position on."""
+        return self.on(self.index[where])
 
     def _hash(self, position: int, count: int) -> Tensor:
         """(B, count) int32, the random bits number `position` and following of each stream."""
