@@ -12,7 +12,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "hidden_size": 192,
         "num_attention_heads": 3,
         "feature_channels": (64, 32, 32),
-        "upsample_kernel_size": 2,
         "point_channels": (32, 16),
         "regressor_hidden_size": 256,
         "regressor_dropout": 0.0,
@@ -60,9 +59,9 @@ class HandMIMConfig(PreTrainedConfig):
         hand_model: The parametric hand this network's parameters belong to; another one cannot read them.
         num_feedback: Number of rectifiers after the first estimate (section 2.5: 3).
         feature_channels: Channels of the feature map each rectifier samples, one for each; every map has twice the
-            resolution of the one before, starting from the patch tokens (PyMAF: 256 each).
-        upsample_kernel_size: Kernel of the transposed convolutions, stride 2. PyMAF: 4. With 2 each cell is spread
-            without overlap, a plain matrix product and a quarter of the arithmetic.
+            resolution of the one before, starting from the patch tokens (PyMAF: 256 each). The transposed convolutions
+            between them have kernel 2 (PyMAF: 4; the paper gives none): a sampled cell then depends on one token, and
+            the maps need not be computed, which with kernel 4 cost as much as the whole backbone of ViT-S.
         point_channels: Per-point reduction of a sampled feature: hidden and final channels. PyMAF reduces 431 vertices
             to 5 channels (2,155 values); with 21 points, 64 then 32 keep a comparable 672.
         regressor_hidden_size: Width of the two hidden layers that predict a correction (PyMAF: 1024).
@@ -103,7 +102,6 @@ class HandMIMConfig(PreTrainedConfig):
     hand_model: Literal["open", "mano"] = "open"
     num_feedback: int = 3
     feature_channels: list[int] | tuple[int, ...] = (256, 256, 256)
-    upsample_kernel_size: Literal[2, 4] = 4
     point_channels: list[int] | tuple[int, ...] = (64, 32)
     regressor_hidden_size: int = 1024
     regressor_dropout: float | int = 0.5

@@ -1,5 +1,6 @@
 """Layers of the HandMIM network: stem, growing feature maps, sampling at points, corrections of the hand's state."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,43 +76,32 @@ class ResidualStem(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Transposed convolution with stride 2, layer norm and GELU, on channels-last maps (B, h, w, C).
+    """Transposed convolution with kernel 2 and stride 2, layer norm and GELU, on channels-last maps (B, h, w, C).
 
-    PyMAF's layer with the norm and activation of the transformer: layer norm does not depend on the batch.
+    PyMAF's layer with the norm and activation of the transformer: layer norm does not depend on the batch. PyMAF's
+    kernel is 4; with 2 a cell depends on one parent only, so that single cells can be computed (`sample_points`).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        padding = kernel_size // 2 - 1
-        self.deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride=2, padding=padding, bias=False)
+        self.deconv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2, bias=False)
         self.norm = nn.LayerNorm(out_channels, eps=1e-6)
 
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether every output cell depends on one input cell only (kernel 2)."""
-        return self.deconv.kernel_size == (2, 2)
-
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_pointwise:
-            x = self.expand_cells(x).transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, h, w, 2, 2, C) interleaved
-        else:
-            x = self.deconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return F.gelu(self.norm(x))
+        """(B, h, w, C) -> (B, 2 h, 2 w, C')."""
+        x = self._expand(x).unflatten(-2, (2, 2))  # (B, h, w, 2, 2, C')
+        return F.gelu(self.norm(x.transpose(2, 3).flatten(3, 4).flatten(1, 2)))
 
-    def expand_cells(self, x: Tensor) -> Tensor:
-        """Cells (..., C) -> (..., 2, 2, C'): kernel 2 has no overlap, so it is a matrix product."""
+    def pick_children(self, cells: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """One child of each cell (..., C), in the upper (0) or lower (1) row and the left or right column: (..., C')."""
+        expanded = self._expand(cells)
+        index = (row * 2 + column)[..., None, None].expand(*row.shape, 1, expanded.shape[-1])
+        return F.gelu(self.norm(expanded.gather(-2, index).squeeze(-2)))
+
+    def _expand(self, x: Tensor) -> Tensor:
+        """Cells (..., C) -> their four children (..., 4, C') before the norm, by a matrix product."""
         weight = self.deconv.weight.permute(2, 3, 1, 0).reshape(-1, x.shape[-1])
-        return F.linear(x, weight).unflatten(-1, (2, 2, -1))
-
-    def sample(self, x: Tensor, points: Tensor) -> Tensor:
-        """`sample_points(self(x), points)` without the rest of the map, for kernel 2."""
-        batch, height, width, _ = x.shape
-        row, column, weight = bilinear_cells(points, 2 * height, 2 * width)
-        parents = gather_cells(x, row // 2, column // 2)  # (B, N, 4, C)
-        children = self.expand_cells(parents).flatten(3, 4)  # (B, N, 4, 2 * 2, C')
-        child = (row % 2 * 2 + column % 2)[..., None, None].expand(*row.shape, 1, children.shape[-1])
-        cells = F.gelu(self.norm(children.gather(3, child).squeeze(3)))
-        return (weight[..., None] * cells.float()).sum(2)
+        return F.linear(x, weight).unflatten(-1, (4, -1))
 
 
 class Regressor(nn.Module):
@@ -151,20 +141,27 @@ class Rectifier(nn.Module):
         return self.regressor([x.flatten(1), *evidence], state)
 
 
-def sample_points(feature_map: Tensor, points: Tensor) -> Tensor:
+def sample_points(feature_map: Tensor, points: Tensor, layers: Sequence[Upsample] = ()) -> Tensor:
     """Bilinear samples, equal to `grid_sample(..., align_corners=False)` with zeros outside.
 
-    Gathers touch 84 cells of a map; grid_sample would copy the whole map to float32 and to channels first.
+    Gathers touch 84 cells of a map; grid_sample would copy the whole map to float32 and to channels first. Of the maps
+    that `layers` would grow, only those cells are computed.
 
     Args:
         feature_map: (B, h, w, C).
         points: (B, N, 2) x, y; -1 and 1 are the outer edges of the map. No gradient flows into them.
+        layers: Applied in this order to the map before it is sampled.
 
     Returns:
-        (B, N, C) in float32.
+        (B, N, C') in float32.
     """
-    row, column, weight = bilinear_cells(points, *feature_map.shape[1:3])
-    return (weight[..., None] * gather_cells(feature_map, row, column).float()).sum(2)
+    depth = len(layers)
+    height, width = feature_map.shape[1] << depth, feature_map.shape[2] << depth
+    row, column, weight = bilinear_cells(points, height, width)
+    cells = gather_cells(feature_map, row >> depth, column >> depth)
+    for shift, layer in zip(range(depth - 1, -1, -1), layers, strict=True):
+        cells = layer.pick_children(cells, row >> shift & 1, column >> shift & 1)
+    return (weight[..., None] * cells.float()).sum(2)
 
 
 def bilinear_cells(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

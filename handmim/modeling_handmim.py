@@ -243,8 +243,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         super().__init__(config)
         self.backbone = HandMIMModel(config)
         widths = [config.hidden_size, *config.feature_channels]
-        kernel = config.upsample_kernel_size
-        self.upsample = nn.ModuleList(Upsample(a, b, kernel) for a, b in zip(widths, widths[1:], strict=False))
+        self.upsample = nn.ModuleList(Upsample(a, b) for a, b in zip(widths, widths[1:], strict=False))
         extra = 3 * NUM_KEYPOINTS if config.heatmap_evidence else 0
         self.initial = Regressor(config.hidden_size + extra, config)
         # the first rectifier reads the first upsampled map, and so on
@@ -316,10 +315,8 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         iterations = [self.decode(state, intrinsics, size)]
         for level, rectifier in enumerate(self.rectifiers):
             points = normalise_pixels(iterations[-1]["keypoints_2d"].detach(), size)
-            if level + 1 < len(maps):
-                features = sample_points(maps[level + 1], points)
-            else:
-                features = self.upsample[level].sample(maps[-1], points)
+            dense = min(level + 1, len(maps) - 1)
+            features = sample_points(maps[dense], points, self.upsample[dense : level + 1])
             evidence = [] if keypoints is None else [RESIDUAL_SCALE * (keypoints - points).flatten(1), confidence]
             # as in PyMAF each rectifier learns from its own correction only
             state = rectifier(features, evidence, state.detach())
@@ -329,15 +326,12 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
     def feature_pyramid(self, tokens: Tensor) -> list[Tensor]:
         """Tokens (B, 1 + h w, C) -> channels-last maps, each twice as fine as the one before.
 
-        The last one is left out where its few cells can be computed when they are sampled.
+        Up to the one the heat maps are read from; of the others only the sampled cells are ever computed.
         """
         side = math.isqrt(tokens.shape[1] - 1)
         maps = [tokens[:, 1:].unflatten(1, (side, side))]
-        last = len(self.upsample) - 1
-        for level, upsample in enumerate(self.upsample):
-            needed = self.config.heatmap_evidence and self.config.heatmap_level == last
-            if level < last or needed or not upsample.is_pointwise:
-                maps.append(upsample(maps[-1]))
+        for upsample in self.upsample[: self.config.heatmap_level + 1 if self.config.heatmap_evidence else 0]:
+            maps.append(upsample(maps[-1]))
         return maps
 
     def log_heatmaps(self, maps: list[Tensor]) -> Tensor:

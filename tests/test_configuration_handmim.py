@@ -63,7 +63,6 @@ def test_loss_weights_are_completed() -> None:
         ({"feature_channels": (256, 256)}, "num_feedback"),
         ({"point_channels": (5,)}, "5"),
         ({"mean_camera": (0.0, 0.0, 0.0)}, "mean_camera"),
-        ({"upsample_kernel_size": 3}, "3"),
         ({"heatmap_evidence": True, "heatmap_level": 3}, "got 3"),
         ({"loss_weights": {"vertex": 1.0}}, "vertex"),
         ({"loss_weights": {"vertices": -1.0}}, "negative"),

@@ -27,7 +27,6 @@ SMALL: dict[str, Any] = {
 EVERYTHING: dict[str, Any] = {
     **SMALL,
     "stem": "residual",
-    "upsample_kernel_size": 2,
     "heatmap_evidence": True,
     "score_head": True,
     "orientation_frame": "ray",
