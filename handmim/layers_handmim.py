@@ -93,7 +93,7 @@ class Upsample(nn.Module):
         return F.gelu(self.norm(x.transpose(2, 3).flatten(3, 4).flatten(1, 2)))
 
     def pick_children(self, cells: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """One child of each cell (..., C), in the upper (0) or lower (1) row and the left or right column: (..., C')."""
+        """One child of each cell (..., C), by row (0 upper, 1 lower) and column (0 left, 1 right): (..., C')."""
         expanded = self._expand(cells)
         index = (row * 2 + column)[..., None, None].expand(*row.shape, 1, expanded.shape[-1])
         return F.gelu(self.norm(expanded.gather(-2, index).squeeze(-2)))

@@ -49,7 +49,7 @@ def build_variants(args: argparse.Namespace) -> dict[str, torch.nn.Module]:
         plain = HandMIMForMeshEstimation(HandMIMConfig.from_size(size)).eval()
     peer = timm.create_model(f"vit_{size}_patch16_224", num_classes=0).eval()
     variants = {f"timm vit_{size}, eager fp32": peer, f"HandMIM {size}, plain fp32": plain}
-    variants[f"HandMIM {size}, optimised fp32"] = optimize_for_inference(copy.deepcopy(plain))
+    variants[f"HandMIM {size}, optimised (default)"] = optimize_for_inference(copy.deepcopy(plain))
     if is_supported(torch.bfloat16):
         variants[f"HandMIM {size}, optimised bf16"] = optimize_for_inference(copy.deepcopy(plain), torch.bfloat16)
     return variants
@@ -84,10 +84,10 @@ def main() -> None:
             calls[names[0]] = partial(variants[names[0]], peer_input)
             times = interleaved_times(calls, args.rounds if batch < 8 else max(3, args.rounds // 3))
             print(f"batch {batch}, {args.threads} threads, torch {torch.__version__}")
-            print(f"{'':34} ms/image  ratio   mm from plain: camera mean, max; wrist-relative mean, max")
+            print(f"{'':36} ms/image  ratio   mm from plain: camera mean, max; wrist-relative mean, max")
             reference = model(pixels)
             for name in names:
-                line = f"{name:34} {times[name] / batch * 1e3:8.1f}  {times[name] / times[names[0]]:5.2f}"
+                line = f"{name:36} {times[name] / batch * 1e3:8.1f}  {times[name] / times[names[0]]:5.2f}"
                 if name not in names[:2]:
                     out = calls[name]()
                     wrists = (reference.joints[:, :1], out.joints[:, :1])
