@@ -89,19 +89,18 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) -> (B, 2 h, 2 w, C')."""
-        x = self._expand(x).unflatten(-2, (2, 2))  # (B, h, w, 2, 2, C')
-        return F.gelu(self.norm(x.transpose(2, 3).flatten(3, 4).flatten(1, 2)))
+        x = self._expand(x).unflatten(-1, (2, 2))  # (B, h, w, C', 2, 2)
+        return F.gelu(self.norm(x.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)))
 
     def pick_children(self, cells: Tensor, row: Tensor, column: Tensor) -> Tensor:
         """One child of each cell (..., C), by row (0 upper, 1 lower) and column (0 left, 1 right): (..., C')."""
         expanded = self._expand(cells)
-        index = (row * 2 + column)[..., None, None].expand(*row.shape, 1, expanded.shape[-1])
-        return F.gelu(self.norm(expanded.gather(-2, index).squeeze(-2)))
+        index = (row * 2 + column)[..., None, None].expand(*expanded.shape[:-1], 1)
+        return F.gelu(self.norm(expanded.gather(-1, index).squeeze(-1)))
 
     def _expand(self, x: Tensor) -> Tensor:
-        """Cells (..., C) -> their four children (..., 4, C') before the norm, by a matrix product."""
-        weight = self.deconv.weight.permute(2, 3, 1, 0).reshape(-1, x.shape[-1])
-        return F.linear(x, weight).unflatten(-1, (4, -1))
+        """Cells (..., C) -> their four children (..., C', 4) before the norm: a product with the weight as it lies."""
+        return (x @ self.deconv.weight.flatten(1)).unflatten(-1, (-1, 4))
 
 
 class Regressor(nn.Module):
