@@ -316,8 +316,6 @@ def info() -> int:
 
     import torch
 
-    from .detection import available_detectors
-
     names = ("handmim", "torch", "torchvision", "transformers", "huggingface-hub", "timm", "numpy", "pillow", "trimesh")
     versions = ((name, package_version(name) or "not installed") for name in names)
     rows = [("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"), *versions]
@@ -325,7 +323,7 @@ def info() -> int:
     rows.append(("device", ", ".join(cuda) if cuda else f"cpu, {torch.get_num_threads()} threads"))
     rows.append(("checkpoint", _embedded_checkpoint()))
     rows += _hand_models()
-    rows.append(("detectors", ", ".join(available_detectors())))
+    rows.append(("detectors", _detectors()))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
@@ -337,6 +335,14 @@ def _embedded_checkpoint() -> str:
 
     file = EMBEDDED_CHECKPOINT / "model.safetensors"
     return f"handmim-tiny-open ({file.stat().st_size / 1e6:.1f} MB)" if file.is_file() else "none in this installation"
+
+
+def _detectors() -> str:
+    """The first is what "auto" takes; and why it is not a better one."""
+    from .detection import available_detectors, resolve_detector
+
+    reason = getattr(resolve_detector("auto"), "reason", None)
+    return ", ".join(available_detectors()) + (f" ({reason})" if reason else "")
 
 
 def _hand_models() -> list[tuple[str, str]]:

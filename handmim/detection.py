@@ -140,9 +140,7 @@ class MediaPipeDetector:
         min_score: float = 0.3,
         margin: float = JOINT_MARGIN,
     ) -> None:
-        self.task_file = _find_task_file(task_file)
-        if task_file is None and _carried_models():
-            self.task_file = None
+        self.task_file = None if task_file is None and _carried_models() else _find_task_file(task_file)
         self.max_hands, self.min_score, self.margin = max_hands, min_score, margin
         problem = _mediapipe_problem(self.task_file)
         if problem:

@@ -29,11 +29,11 @@ from .images import LoadedImage, is_single_image
 
 # Crops that go through the network at once; more gain nothing and cost memory.
 MAX_CROPS = 64
-# A hand that shrinks to less than this part of the box it was looked for in is a failed estimate.
-MIN_REFINED_PART = 0.1
-# How often a crop that only says where to start is moved to the hand it shows. A hand that fills a third of the picture
-# is found in one step; the second corrects a first guess that was rough.
+# How often a crop that only says where to start is moved to the hand it shows, and how much smaller one step may make
+# it: the estimate of a hand that is small in its crop is often too small, and the error would grow from step to step.
+# Two halvings are enough for a hand that fills a third of the picture.
 REFINEMENTS = 2
+MIN_REFINED_PART = 0.5
 RESULT_NAMES = (
     "vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas", "translation", "score_logits"
 )  # fmt: skip
@@ -252,6 +252,8 @@ def _refined(job: Job, hands: list[dict[str, Any]]) -> Job:
 def hand_box(hand: dict[str, Any], image: np.ndarray) -> np.ndarray:
     """The box around an estimated hand, cut at the picture's border; the old box where the estimate makes no sense.
 
+    It is at least `MIN_REFINED_PART` as large as the old one, before it is cut.
+
     Returns:
         (4,) float64 xyxy, image pixels.
     """
@@ -259,8 +261,10 @@ def hand_box(hand: dict[str, Any], image: np.ndarray) -> np.ndarray:
     if not np.isfinite(points).all():
         return old
     box = clip_box(box_around(points, JOINT_MARGIN), image)
-    collapsed = box is None or (box[2:] - box[:2]).max() < MIN_REFINED_PART * (old[2:] - old[:2]).max()
-    return old if collapsed else box
+    if box is None:
+        return old
+    growth = MIN_REFINED_PART * (old[2:] - old[:2]).max() / (box[2:] - box[:2]).max()
+    return clip_box(scaled(box[None], growth)[0], image) if growth > 1 else box
 
 
 def better(early: dict[str, Any], late: dict[str, Any]) -> dict[str, Any]:

@@ -160,6 +160,8 @@ def test_models_in_the_wheel_go_before_the_environment(
     monkeypatch.setenv(detection.TASK_FILE_VARIABLE, str(task))
     assert MediaPipeDetector().task_file is None
     assert MediaPipeDetector(task).task_file == task
+    task.unlink()
+    assert resolve_detector("auto").name == "mediapipe"
 
 
 def test_without_mediapipe_auto_takes_the_whole_picture(no_mediapipe: None):

@@ -188,14 +188,16 @@ def test_refinement_keeps_the_best_step(best: int) -> None:
 
 
 def test_a_failed_estimate_does_not_move_the_crop() -> None:
-    image, box = ramp(WIDTH, HEIGHT), np.array([20, 20, 90, 90], np.float32)
+    image, box = ramp(WIDTH, HEIGHT), np.array([20, 20, 60, 60], np.float32)
     points = np.array([[30, 30], [50, 40]], np.float32)
     for failed in (points * np.nan, points + 1000, points * 0 + 30):
         np.testing.assert_array_equal(hand_box({"box": box, "keypoints_2d": failed}, image), box)
     found = hand_box({"box": box, "keypoints_2d": points}, image)
     np.testing.assert_allclose(found, [27.6, 27.6, 52.4, 42.4], atol=1e-5)
-    cut = hand_box({"box": box, "keypoints_2d": points - 40}, image)
-    np.testing.assert_allclose(cut, [-0.5, -0.5, 12.4, 2.4], atol=1e-5)
+    cut = hand_box({"box": box, "keypoints_2d": points - np.float32([32, 0])}, image)
+    np.testing.assert_allclose(cut, [-0.5, 27.6, 20.4, 42.4], atol=1e-5)
+    halved = hand_box({"box": np.float32([0, 0, 100, 100]), "keypoints_2d": points}, image)
+    np.testing.assert_allclose(halved, [15, 35 - 25 * 14.8 / 24.8, 65, 35 + 25 * 14.8 / 24.8], atol=1e-5)
 
 
 def test_detector_gives_boxes_and_sides() -> None:
