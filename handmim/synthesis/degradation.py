@@ -37,15 +37,6 @@ def _noise_bank(device: str) -> Tensor:
     return SampleRandom(7, index).normal((_NOISE_LENGTH // 1024,)).flatten()
 
 
-def _noise(random: SampleRandom, count: int) -> Tensor:
-    """(B, count) Gaussian noise, a window of the bank each."""
-    bank = _noise_bank(str(random.device))
-    start = random.integers((), 0, len(bank) - count)
-    if random.device.type == "cpu":
-        return torch.stack([bank[first : first + count] for first in start.tolist()])
-    return bank[start[:, None] + torch.arange(count, device=random.device)]
-
-
 def _chosen(flag: Tensor) -> Tensor:
     return torch.nonzero(flag).squeeze(1)
 
@@ -103,36 +94,46 @@ def develop(random: SampleRandom, picture: Tensor) -> Tensor:
         picture: (B, 3, S, S) linear, 0 and up.
 
     Returns:
-        (B, 3, S, S) sRGB, about [0, 1].
+        (B, 3, S, S) sRGB, about [0, 255].
     """
     gain = random.normal((3,), 1.0, 0.07) * random.log_uniform((1,), 0.75, 1.3)
-    picture.mul_(gain[..., None, None]).clamp_(min=0)
-    picture = (picture / picture.mul(0.15).add_(1.0)).sqrt_()
+    # The shoulder x / (1 + 0.15 x) and the gamma together: 1 / sqrt(1 / x + 0.15), of x = gain * picture.
+    picture.clamp_(min=1e-12).reciprocal_().mul_(gain.clamp(min=0.1).reciprocal()[..., None, None]).add_(0.15).rsqrt_()
     contrast, lift = random.uniform((), 0.75, 1.2), random.normal((), 0.0, 0.04)
-    level = picture.mean((1, 2, 3))
-    picture.mul_(contrast[:, None, None, None]).add_((level * (1 - contrast) + lift)[:, None, None, None])
     saturation = torch.where(random.bernoulli(GREY_SHARE), torch.zeros_like(lift), random.uniform((), 0.55, 1.3))
-    luma = (picture[:, 0] * 0.3 + picture[:, 1] * 0.59).add_(picture[:, 2], alpha=0.11)[:, None]
-    return torch.lerp(luma.expand_as(picture), picture, saturation[:, None, None, None])
+    luma = _luma(picture)
+    level = luma.mean((1, 2))
+    share, lift = contrast * (1 - saturation) * 255, (level * (1 - contrast) + lift) * 255
+    luma.mul_(share[:, None, None]).add_(lift[:, None, None])
+    return picture.mul_((contrast * saturation * 255)[:, None, None, None]).add_(luma[:, None])
 
 
 def sensor(random: SampleRandom, picture: Tensor) -> Tensor:
-    """Noise of the sensor, sometimes strong; grey pictures get grey noise. In place, sRGB."""
+    """Noise of the sensor, sometimes strong; grey pictures get grey noise. In place, sRGB in [0, 255]."""
     strength = random.uniform().pow(3) * 0.03 + random.bernoulli(0.06).float() * random.uniform((), 0.0, 0.07)
-    noise = _noise(random, picture[0].numel()).view_as(picture)
+    bank, count, shape = _noise_bank(str(random.device)), picture[0].numel(), picture.shape[1:]
+    start = random.integers((), 0, len(bank) - count)
     grey = (picture[:, 0, 0, 0] == picture[:, 1, 0, 0]) & (picture[:, 0, -1, -1] == picture[:, 1, -1, -1])
-    chosen = _chosen(grey | random.bernoulli(0.3))
-    noise[chosen] = noise[chosen][:, :1].expand(-1, 3, -1, -1)
-    return picture.addcmul_(noise, strength[:, None, None, None].expand_as(noise))
+    grey = (grey | random.bernoulli(0.3)).tolist()
+    for k, (first, scale) in enumerate(zip(start.tolist(), (strength * 255).tolist(), strict=True)):
+        # Each its window of the bank; one sample at a time, because gathering the windows would take longer.
+        noise = bank[first : first + count].view(shape)
+        picture[k].add_(noise[:1] if grey[k] else noise, alpha=scale)
+    return picture
 
 
 @functools.lru_cache(maxsize=4)
 def _dct(device: str) -> tuple[Tensor, Tensor]:
-    """The orthonormal 8 x 8 DCT-II on flattened blocks (64, 64), and the luminance table (64,) over 255."""
+    """The orthonormal 8 x 8 DCT-II on flattened blocks (64, 64), and the luminance table (64,)."""
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
     basis = torch.cos(math.pi * (2 * n + 1) * k / 16) * torch.where(k == 0, math.sqrt(1 / 8), 0.5)
-    table = torch.tensor(_LUMINANCE, dtype=torch.float32).flatten() / 255
+    table = torch.tensor(_LUMINANCE, dtype=torch.float32).flatten()
     return torch.kron(basis, basis).T.contiguous().to(device), table.to(device)
+
+
+def _luma(picture: Tensor) -> Tensor:
+    """(B, 3, H, W) sRGB -> (B, H, W), ITU-R BT.601."""
+    return (picture[:, 0] * 0.299).add_(picture[:, 1], alpha=0.587).add_(picture[:, 2], alpha=0.114)
 
 
 def compress(random: SampleRandom, picture: Tensor) -> Tensor:
@@ -144,8 +145,10 @@ def compress(random: SampleRandom, picture: Tensor) -> Tensor:
     part = picture[chosen]
     basis, table = _dct(str(picture.device))
     quality = random.select(chosen).uniform((), 0.15, 1.6)
-    luma = (part[:, 0] * 0.299 + part[:, 1] * 0.587).add_(part[:, 2], alpha=0.114)
-    chroma = F.interpolate(F.avg_pool2d(part - luma[:, None], 2), scale_factor=2, mode="nearest")
+    luma = _luma(part)
+    small = part[:, :, ::2] + part[:, :, 1::2]
+    small = (small[..., ::2] + small[..., 1::2]).mul_(0.25)
+    chroma = F.interpolate(small.sub_(_luma(small)[:, None]), scale_factor=2, mode="nearest")
     blocks = luma.view(-1, size // 8, 8, size // 8, 8).transpose(2, 3).reshape(len(chosen), -1, 64)
     step = quality[:, None, None] * table
     coded = ((blocks @ basis) / step).round_().mul_(step) @ basis.T
@@ -161,7 +164,11 @@ def degrade(random: SampleRandom, picture: Tensor) -> Tensor:
     picture = develop(random.fork("develop"), picture)
     picture = sensor(random.fork("sensor"), picture)
     picture = compress(random.fork("compress"), picture)
-    return picture.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    picture.add_(0.5).clamp_(0, 255)
+    images = torch.empty(*picture[:, 0].shape, 3, dtype=torch.uint8, device=picture.device)
+    for channel in range(3):  # twice as fast as a conversion and a permutation
+        images[..., channel].copy_(picture[:, channel])
+    return images
 
 
 def reach_beyond_border(random: SampleRandom, images: Tensor) -> Tensor:

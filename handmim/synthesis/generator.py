@@ -18,7 +18,7 @@ from ..geometry import project
 from ..hand_model import HandModel, HandModelOutput
 from ..rendering import Scan, nonzero
 from . import backgrounds, cameras
-from .degradation import degrade, reach_beyond_border
+from .degradation import degrade, reach_beyond_border, soften
 from .hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
@@ -393,14 +393,21 @@ class _Scene:
         camera = self.intrinsics[chosen]
         depth, face = cast(things, camera, self.size)
         front = depth < self.depth[chosen]
-        where = torch.nonzero(front, as_tuple=True)
-        colour = shade_things(things, _take(self.light, chosen), camera, where, depth[where], face[where])
         # Pixels at the rim mix with what is behind them: the rays know no fractions.
-        cover = F.avg_pool2d(front.float()[:, None], 3, 1, 1, count_include_pad=False)[:, 0][where]
-        sample = chosen[where[0]]
-        self._blend(picture, (sample * self.size + where[1]) * self.size + where[2], sample, cover, colour)
-        self.depth[chosen] = torch.minimum(depth, self.depth[chosen])
-        self.mask[chosen] &= ~front
+        cover = front.float()[:, None]
+        third = cover.new_full((len(cover),), 1 / 3)
+        cover = soften(soften(cover, third, 2), third, 3)
+        flat = nonzero(front.view(-1))
+        line = flat.div(self.size, rounding_mode="floor")
+        thing = line.div(self.size, rounding_mode="floor")
+        where = thing, line - thing * self.size, flat - line * self.size
+        hit, side = depth.view(-1).index_select(0, flat), face.view(-1).index_select(0, flat)
+        colour = shade_things(things, _take(self.light, chosen), camera, where, hit, side)
+        sample = chosen.index_select(0, thing)
+        flat_picture = flat + (sample - thing) * self.size**2
+        self._blend(picture, flat_picture, sample, cover.view(-1).index_select(0, flat), colour)
+        self.depth.view(-1).scatter_(0, flat_picture, hit)
+        self.mask.view(-1).scatter_(0, flat_picture, torch.zeros_like(flat, dtype=torch.bool))
         return picture
 
     def _label(self, images: Tensor) -> SyntheticBatch:
