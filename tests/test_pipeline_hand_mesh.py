@@ -64,8 +64,8 @@ def test_cut_picture(model: HandMIM, box: tuple, side: str, left: int, top: int)
     x, y = x + 40, y + 30
     wide = ramp(250, 220)
     one = predict(model, wide, [x, y, x + w, y + h], side, CAMERA)
-    left, top = min(left, int(x - 0.2 * max(w, h) - 15)), min(top, int(y - 0.2 * max(w, h) - 15))
-    left, top = max(left, 0), max(top, 0)
+    reach = 0.6 * max(w, h) + 5  # half the side of the crop, and what smoothing before shrinking looks at
+    left, top = max(0, min(left, int(x + w / 2 - reach))), max(0, min(top, int(y + h / 2 - reach)))
     camera = CAMERA - [[0, 0, left], [0, 0, top], [0, 0, 0]]
     cut = np.ascontiguousarray(wide[top:, left:])
     two = predict(model, cut, [x - left, y - top, x + w - left, y + h - top], side, camera)
