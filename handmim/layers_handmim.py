@@ -1,6 +1,7 @@
 """Layers of the HandMIM network: stem, growing feature maps, sampling at points, corrections of the hand's state."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class ResidualStem(nn.Module):
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         widths = [in_chans, embed_dim // 6, embed_dim // 3, 2 * embed_dim // 3, embed_dim]
         layers: list[nn.Module] = []
-        for before, width, blocks in zip(widths, widths[1:], STEM_BLOCKS, strict=False):
+        for (before, width), blocks in zip(pairwise(widths), STEM_BLOCKS, strict=True):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
             layers += [ResidualBlock(width) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -243,7 +244,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         super().__init__(config)
         self.backbone = HandMIMModel(config)
         widths = [config.hidden_size, *config.feature_channels]
-        self.upsample = nn.ModuleList(Upsample(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.upsample = nn.ModuleList(Upsample(*pair) for pair in pairwise(widths))
         extra = 3 * NUM_KEYPOINTS if config.heatmap_evidence else 0
         self.initial = Regressor(config.hidden_size + extra, config)
         # the first rectifier reads the first upsampled map, and so on
