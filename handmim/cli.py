@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from .evaluation.commands import add_commands as add_evaluation
+    from .training.commands import add_commands as add_training
+
     parser = argparse.ArgumentParser(prog="handmim", description="3D hand meshes from single pictures.")
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -53,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_mano(commands)
     _add_synthesize(commands)
+    add_training(commands)
+    add_evaluation(commands)
     info = commands.add_parser("info", help="versions, hand models, detectors, device")
     info.set_defaults(run=run_info)
     return parser
