@@ -18,3 +18,7 @@ class InputError(HandMIMError, ValueError):
 
 class ModelError(HandMIMError, ValueError):
     """A checkpoint that is missing, damaged, or of another kind than the task needs."""
+
+
+class DataError(HandMIMError, ValueError):
+    """A data set's or a submission's file is missing or wrong; the message names the file, the sample and the field."""

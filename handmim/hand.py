@@ -2,12 +2,11 @@
 
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from .atomic_files import atomic_file
 from .detection import HandDetector
 from .errors import HandMIMError, InputError, ModelError
 from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
@@ -261,35 +261,11 @@ class HandMIM:
         return hands[0] if is_single_image(images) else hands
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path` when it is complete, and not at all after an error.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only the owner reads
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def png_bytes(picture: Image.Image) -> bytes:
     """A picture as a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _hands(request: HandRequest, results: list[dict[str, Any]]) -> list[Hand]:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from ...errors import HandMIMError
+from ...errors import DataError
 
 # Shape of each label; V is the number of vertices of the reader's hand model.
 LABEL_SHAPES: dict[str, tuple[int | str, ...]] = {
@@ -29,10 +29,6 @@ LABEL_SHAPES: dict[str, tuple[int | str, ...]] = {
 # What can be read only with the hand model it was made with.
 HAND_MODEL_LABELS = ("global_orient", "hand_pose", "betas", "vertices")
 MESH_VERTICES = {"mano": 778, "open": 1649}
-
-
-class DataError(HandMIMError):
-    """A data set's file is missing or wrong; the message names the file, the sample and the field."""
 
 
 @dataclass(frozen=True, eq=False)
