@@ -50,16 +50,36 @@ class LoadedImage:
         pixels: (H, W, 3) uint8 RGB in [0, 255], upright.
         focal: focal length from EXIF, pixels; None where the file does not say.
         name: file name or URL, for messages.
+        reduction: how many pixels of the picture one of ``pixels`` stands for, along each axis (`load_reduced`).
+        full_size: (width, height) of the picture before that; None if it was not reduced.
     """
 
     pixels: np.ndarray
     focal: float | None = None
     name: str = "image"
+    reduction: int = 1
+    full_size: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height), pixels."""
-        return self.pixels.shape[1], self.pixels.shape[0]
+        """(width, height), pixels; of the picture as it is on disk, even if it was decoded at a reduced size."""
+        return self.full_size or (self.pixels.shape[1], self.pixels.shape[0])
+
+
+def load_reduced(path: Path, reduction: int) -> LoadedImage:
+    """Read a picture of which only a coarse version is needed; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Pixel x of the result is centred on ``reduction * (x + 0.5) - 0.5`` of the picture; `LoadedImage.reduction` says
+    what was done (1 for other formats).
+
+    Args:
+        path: of the picture.
+        reduction: 1, 2, 4 or 8, the largest that may be applied.
+
+    Raises:
+        ImageError: naming the picture and what to do.
+    """
+    return _from_path(path, MAX_PIXELS, reduction)
 
 
 def load_image(source: Any, max_pixels: int = MAX_PIXELS) -> LoadedImage:
@@ -148,7 +168,7 @@ def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout: float = DOW
     return data
 
 
-def _from_path(path: Path, max_pixels: int) -> LoadedImage:
+def _from_path(path: Path, max_pixels: int, reduction: int = 1) -> LoadedImage:
     if path.is_dir():
         raise ImageError(f"{path} is a folder; give an image file")
     try:
@@ -157,10 +177,10 @@ def _from_path(path: Path, max_pixels: int) -> LoadedImage:
         raise ImageError(f"{path} could not be read ({error.strerror}); check its permissions") from error
     if data is None:
         raise ImageError(f"{path} does not exist or is not a file; check the path")
-    return _from_bytes(data, str(path), max_pixels)
+    return _from_bytes(data, str(path), max_pixels, reduction)
 
 
-def _from_bytes(data: bytes, name: str, max_pixels: int) -> LoadedImage:
+def _from_bytes(data: bytes, name: str, max_pixels: int, reduction: int = 1) -> LoadedImage:
     if not data:
         raise ImageError(f"{name} is empty; give an image file")
     try:
@@ -172,21 +192,43 @@ def _from_bytes(data: bytes, name: str, max_pixels: int) -> LoadedImage:
     except _DECODE_ERRORS as error:
         raise ImageError(f"{name} is not an image that can be read; give a JPEG, PNG, WebP, TIFF or BMP") from error
     with picture:
-        return _from_pil(picture, name, max_pixels)
+        return _from_pil(picture, name, max_pixels, reduction)
 
 
-def _from_pil(picture: Image.Image, name: str, max_pixels: int) -> LoadedImage:
+def _from_pil(picture: Image.Image, name: str, max_pixels: int, reduction: int = 1) -> LoadedImage:
     _check_size(*picture.size, name, max_pixels)
     focal = exif_focal(picture)
+    stored_size = picture.size
+    reduction = _reduce_decoding(picture, reduction)
     try:
         picture.load()
     except _DECODE_ERRORS as error:
         raise ImageError(f"{name} is damaged or truncated ({error}); export or download it again") from error
+    if not _is_upright(picture):
+        try:
+            picture = ImageOps.exif_transpose(picture)
+        except _DECODE_ERRORS:
+            pass  # a damaged EXIF block says nothing about orientation: the pixels are as stored
+    return LoadedImage(_to_rgb(picture, name), focal, name, reduction, stored_size if reduction > 1 else None)
+
+
+def _reduce_decoding(picture: Image.Image, reduction: int) -> int:
+    """Ask Pillow's JPEG decoder for a smaller picture; what it agreed to."""
+    # not of a turned picture: a last, partial block would become the first one
+    if reduction == 1 or picture.format != "JPEG" or not _is_upright(picture):
+        return 1
+    width, height = picture.size
+    # draft takes the largest of 1, 2, 4, 8 that leaves at least this size
+    agreed = picture.draft(None, (width // reduction, height // reduction))
+    return 1 if agreed is None else round(width / agreed[1][2])
+
+
+def _is_upright(picture: Image.Image) -> bool:
+    """Whether nothing is to be turned: exif_transpose would copy the pixels all the same."""
     try:
-        picture = ImageOps.exif_transpose(picture)
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except _DECODE_ERRORS:
-        pass  # a damaged EXIF block says nothing about orientation: the pixels are as stored
-    return LoadedImage(_to_rgb(picture, name), focal, name)
+        return True
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> LoadedImage:
@@ -222,7 +264,7 @@ def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(ground, picture)
-    return np.array(picture.convert("RGB"))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:

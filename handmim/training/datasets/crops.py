@@ -1,0 +1,218 @@
+"""Training crops of any data set: one right hand a sample, with labels that follow every warp exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import HandMIMError
+from ...geometry import (
+    affine_points,
+    compose_affine,
+    crop_affine,
+    crop_intrinsics,
+    crop_rotation,
+    mirror_matrix,
+    project,
+)
+from ...image_processing_handmim import resolve_intrinsics, square_crop
+from ...images import LoadedImage, load_image, load_reduced
+from ..augmentation import Augmentation, random_generator, to_tensor, warp
+from .items import HandItems, Item
+from .sample import LABEL_SHAPES, DataError, HandReader, HandSample, keypoint_box
+
+TRAINING_LABELS = (*LABEL_SHAPES, "mask")
+FILL = (127.5, 127.5, 127.5)  # as the image processor: 0 once normalised
+
+
+class HandCrops(HandItems):
+    """Square crops of a reader's samples; left hands are mirrored.
+
+    Without augmentation a crop is that of `HandMIMImageProcessor`. With it, the picture is resampled once more freely:
+    scaled, moved and turned, by one warp; its colours change by one matrix. All of it depends on (seed, epoch, index)
+    alone.
+
+    Args:
+        reader: The data set.
+        size: Side S of the crops, pixels.
+        augmentation: How far crops vary; None keeps them as they are.
+        seed: Of the augmentation.
+        box_scale: Side of the crop over the longer side of the box.
+        labels: Which labels to yield (of `TRAINING_LABELS`); None takes all but the mask, which costs a file and a
+            warp and is for models with a mask loss.
+
+    Items have, beside the labels, `hand`: 1.0 if the sample's side is known (the crop then shows a right hand).
+    """
+
+    def __init__(
+        self,
+        reader: HandReader,
+        size: int,
+        *,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        box_scale: float = 1.2,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = set(labels or ()) - set(TRAINING_LABELS)
+        if unknown:
+            raise ValueError(f"labels must be of {', '.join(TRAINING_LABELS)}, got {', '.join(sorted(unknown))}")
+        self.reader, self.size, self.augmentation, self.seed = reader, size, augmentation, seed
+        self.box_scale = box_scale
+        self.labels = tuple(LABEL_SHAPES if labels is None else labels)
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def visit(self, indices: Sequence[int], epochs: Sequence[int]) -> list[Item]:
+        return [self.crop(self.reader[index], index, epoch) for index, epoch in zip(indices, epochs, strict=True)]
+
+    def crop(self, sample: HandSample, index: int, epoch: int) -> Item:
+        """The item of one sample.
+
+        Raises:
+            DataError: Its picture cannot be read, or its camera or box makes no sense; naming the sample.
+        """
+        try:
+            return self._crop(sample, random_generator(self.seed, epoch, index))
+        except (HandMIMError, OSError) as error:
+            raise DataError(f"sample {sample.id} of {self.reader.name}: {error}") from error
+
+    def _crop(self, sample: HandSample, generator: np.random.Generator) -> Item:
+        box, turn = sample_box(sample), None
+        if self.augmentation is None:
+            image = load_image(sample.image)
+        else:
+            turn = self.augmentation.draw_turn(generator, self.size)
+            image = read_for_crop(sample, box, self.size / self.box_scale * np.hypot(*turn[:, 0]))
+        camera = resolve_intrinsics(image, sample.intrinsics)[0]
+        if box is None:
+            box = whole_picture(image, self.box_scale)
+        place = Placement(box, camera, self.size, sample.handedness == "left", self.box_scale, turn)
+        labels = place.labels({name: value for name, value in sample.labels.items() if name in self.labels})
+        if sample.load_mask is not None and "mask" in self.labels:
+            labels["mask"] = torch.from_numpy(warp_mask(sample.load_mask(), place.affine.numpy(), self.size))
+        labels["hand"] = torch.tensor(math.nan if sample.handedness is None else 1.0)
+        return {
+            "sample_id": sample.id,
+            "pixel_values": self._pixels(image, place.affine.numpy(), generator),
+            "intrinsics": place.intrinsics.float(),
+            "labels": labels,
+        }
+
+    def _pixels(self, image: LoadedImage, affine: np.ndarray, generator: np.random.Generator) -> Tensor:
+        if image.reduction > 1:  # pixel x of the reduced picture is centred on reduction * (x + 0.5) - 0.5
+            linear = affine[:, :2] * image.reduction
+            shift = affine[:, 2] + affine[:, :2].sum(1) * (image.reduction - 1) / 2
+            affine = np.concatenate([linear, shift[:, None]], 1)
+        if self.augmentation is None:
+            return torch.from_numpy(square_crop(image.pixels, affine, self.size, FILL)).div_(127.5).sub_(1)
+        crop = warp(image.pixels, affine, self.size)
+        mean_grey = float(crop[::4, ::4].mean((0, 1)) @ [0.299, 0.587, 0.114])
+        return to_tensor(crop, self.augmentation.draw_colour(generator, mean_grey))
+
+
+class Placement:
+    """Where a crop lies in its picture, and what that does to labels and camera. float64.
+
+    Args:
+        box: (4,) xyxy, image pixels.
+        camera: (3, 3) of the image, pixels.
+        size: Side of the crop, pixels.
+        mirror: Whether the crop is flipped, as for left hands.
+        box_scale: Side of the plain crop over the longer side of the box.
+        turn: (2, 3) similarity of crop pixels that follows the plain crop, or None. A turned picture is one of a
+            pinhole camera only if its pixels are square: it is then stretched to square pixels before, by the root of
+            fx / fy (within a percent of 1 for real cameras).
+
+    Attributes:
+        affine: (2, 3), image -> crop pixels.
+        intrinsics: (3, 3) of the crop.
+        rotation: (3, 3) orthogonal: camera frame of the image -> of the crop; a mirror has determinant -1.
+    """
+
+    def __init__(
+        self, box: np.ndarray, camera: np.ndarray, size: int, mirror: bool, box_scale: float, turn: np.ndarray | None
+    ) -> None:
+        self.mirror = mirror
+        corners, matrix = (torch.from_numpy(np.asarray(value, np.float64)) for value in (box, camera))
+        if turn is None:
+            similarity = self.affine = crop_affine(corners, size, mirror, box_scale)
+        else:
+            focal = matrix.diagonal()[:2]
+            stretch = torch.diag(focal.prod().sqrt() / focal)
+            corners = (corners.view(2, 2) @ stretch).flatten()
+            matrix = torch.cat([stretch @ matrix[:2], matrix[2:]])
+            similarity = compose_affine(torch.from_numpy(turn), crop_affine(corners, size, mirror, box_scale))
+            self.affine = torch.cat([similarity[:, :2] @ stretch, similarity[:, 2:]], 1)
+        self.intrinsics = crop_intrinsics(similarity, matrix)
+        self.rotation = crop_rotation(similarity)
+
+    def labels(self, labels: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """Labels in the frame of the image -> of the crop, float32; parameters of a left hand become a right one's."""
+        results = {}
+        for name, array in labels.items():
+            value = torch.from_numpy(np.asarray(array)).double()
+            if name == "keypoints_2d":
+                value = affine_points(self.affine, value)
+            elif name in ("joints", "vertices"):
+                value = value @ self.rotation.T
+            elif name == "global_orient":
+                # a left hand is the mirrored right one: M in the hand model's frame beside the crop's own mirror
+                value = self.rotation @ (value * value.new_tensor([-1.0, 1.0, 1.0]) if self.mirror else value)
+            elif name == "hand_pose" and self.mirror:
+                value = mirror_matrix(value)
+            results[name] = value.float()
+        return results
+
+
+def sample_box(sample: HandSample) -> np.ndarray | None:
+    """(4,) xyxy: the sample's box, or that of its keypoints, or of what can be projected, or of its mask, or None.
+
+    Raises:
+        DataError: The sample's box is none.
+    """
+    if sample.box is not None:
+        x0, y0, x1, y1 = map(float, sample.box)
+        if not (math.isfinite(x0 + y0 + x1 + y1) and x0 < x1 and y0 < y1):
+            raise DataError(f"box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {(x0, y0, x1, y1)}")
+        return sample.box
+    points = sample.labels.get("keypoints_2d")
+    for name in ("vertices", "joints"):
+        if points is None and name in sample.labels and sample.intrinsics is not None:
+            shape = torch.from_numpy(sample.labels[name]).double()
+            points = project(shape, torch.from_numpy(np.asarray(sample.intrinsics, np.float64))).numpy()
+    if points is not None:
+        box = keypoint_box(points)
+        if np.isfinite(box).all():
+            return box
+    if sample.load_mask is not None:
+        rows, columns = np.nonzero(sample.load_mask())
+        if len(rows):
+            return np.array([columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5])
+    return None
+
+
+def read_for_crop(sample: HandSample, box: np.ndarray | None, side: float) -> LoadedImage:
+    """The sample's picture, decoded no finer than a crop needs whose box is `side` pixels large."""
+    if box is None:
+        return load_image(sample.image)
+    extent = float(max(box[2] - box[0], box[3] - box[1]))
+    reduction = 2 ** min(3, max(0, math.floor(math.log2(extent / side))))
+    return load_image(sample.image) if reduction == 1 else load_reduced(sample.image, reduction)
+
+
+def whole_picture(image: LoadedImage, box_scale: float) -> np.ndarray:
+    """(4,) the box whose crop is the whole picture."""
+    centre, reach = np.array(image.size) / 2 - 0.5, np.array(image.size) / (2 * box_scale)
+    return np.concatenate([centre - reach, centre + reach])
+
+
+def warp_mask(mask: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) bool -> (S, S) bool by the warp of the picture; crop pixels more than half covered."""
+    return warp(mask.astype(np.uint8) * 255, affine, size, fill=0) > 127

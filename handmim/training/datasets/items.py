@@ -1,0 +1,88 @@
+"""What a training data set yields, and how items become a batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+# One right hand: sample_id (str), pixel_values (3, S, S) float32 in [-1, 1], intrinsics (3, 3) of the crop in pixels,
+# labels: any of those of `HandMIMForMeshEstimation.forward`, without the batch dimension.
+Item = dict[str, Any]
+
+
+class HandItems(Dataset[Item]):
+    """A data set of right hands whose items are functions of (index, epoch).
+
+    The epoch is kept in shared memory: persistent workers of a ``DataLoader`` hold copies of this object, and would
+    otherwise stay in the epoch they were started in.
+    """
+
+    def __init__(self) -> None:
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, in every process."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by ``Trainer`` before each epoch."""
+        self._epoch.fill_(epoch)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def visit(self, indices: Sequence[int], epochs: Sequence[int]) -> list[Item]:
+        """Items by index, each as it is in its own epoch."""
+
+    def __getitem__(self, index: int) -> Item:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Items of the current epoch; a ``DataLoader`` asks for whole batches."""
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"index must be in [0, {len(self)}), got {index}")
+        return self.visit(indices, [self.epoch] * len(indices))
+
+
+def collate_hands(items: Sequence[Item]) -> dict[str, Any]:
+    """Stack items into what ``forward`` takes; labels that only some of them have are NaN for the others.
+
+    Args:
+        items: See `HandItems`. Every label that occurs must have one shape.
+
+    Returns:
+        pixel_values (B, 3, S, S), intrinsics (B, 3, 3), labels {name: (B, ...)}, sample_ids (list of B str).
+
+    Raises:
+        ValueError: Labels of two shapes, as those of two hand models.
+    """
+    names = sorted({name for item in items for name in item["labels"]})
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "intrinsics": torch.stack([item["intrinsics"] for item in items]),
+        "labels": {name: _stack_label(name, items) for name in names},
+        "sample_ids": [item["sample_id"] for item in items],
+    }
+
+
+def _stack_label(name: str, items: Sequence[Item]) -> Tensor:
+    values: list[Tensor | None] = [item["labels"].get(name) for item in items]
+    present = next(value for value in values if value is not None)
+    for item, value in zip(items, values, strict=True):
+        if value is not None and value.shape != present.shape:
+            raise ValueError(
+                f"label {name} of sample {item['sample_id']} has shape {tuple(value.shape)}, another of its batch has "
+                f"{tuple(present.shape)}: data sets that are mixed must share the hand model, or leave this label out"
+            )
+    if all(value is not None for value in values):
+        return torch.stack(values)
+    missing = torch.full_like(present, torch.nan, dtype=torch.float32)
+    return torch.stack([missing if value is None else value.float() for value in values])
