@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from handmim.training.datasets.synthetic import SyntheticHands, already_collated
+from handmim.training.datasets.items import collate_hands
+from handmim.training.datasets.synthetic import SyntheticHands
 
 
 def test_samples_do_not_depend_on_the_batch():
     data = SyntheticHands(10, seed=1, size=64)
-    batch = data.__getitems__([3, 7])
+    batched = data.__getitems__([3, 7])[1]
     single = data[7]
-    assert torch.equal(batch["pixel_values"][1], single["pixel_values"])
-    assert torch.equal(batch["labels"]["joints"][1].nan_to_num(9), single["labels"]["joints"].nan_to_num(9))
+    assert batched["sample_id"] == single["sample_id"] == "synthetic 1/7"
+    assert torch.equal(batched["pixel_values"], single["pixel_values"])
+    assert torch.equal(batched["labels"]["joints"].nan_to_num(9), single["labels"]["joints"].nan_to_num(9))
 
 
 def test_held_out_range_continues_the_seed():
@@ -22,11 +24,25 @@ def test_held_out_range_continues_the_seed():
 
 def test_loader_serves_batches():
     data = SyntheticHands(5, seed=1, size=64, negatives=0.0)
-    batches = list(DataLoader(data, batch_size=4, collate_fn=already_collated))
+    batches = list(DataLoader(data, batch_size=4, collate_fn=collate_hands))
     assert [len(batch["pixel_values"]) for batch in batches] == [4, 1]
     pixels = batches[0]["pixel_values"]
     assert pixels.shape == (4, 3, 64, 64) and -1 <= pixels.min() < pixels.max() <= 1
     assert torch.isfinite(batches[0]["labels"]["joints"]).all()
+
+
+def test_epochs_can_bring_new_samples():
+    same, new = (SyntheticHands(4, seed=1, size=32, new_each_epoch=new) for new in (False, True))
+    first = same[1]["pixel_values"]
+    for data in (same, new):
+        data.set_epoch(1)
+    assert torch.equal(same[1]["pixel_values"], first)
+    assert torch.equal(new[1]["pixel_values"], SyntheticHands(8, seed=1, size=32)[5]["pixel_values"])
+
+
+def test_labels_are_chosen():
+    item = SyntheticHands(1, seed=1, size=32, labels=["mask", "joints"])[0]
+    assert set(item["labels"]) == {"mask", "joints", "hand"} and item["labels"]["mask"].dtype == torch.bool
 
 
 def test_bad_arguments_are_refused():

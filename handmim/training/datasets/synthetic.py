@@ -1,21 +1,24 @@
 """Synthetic hands, rendered as they are asked for: an endless data set that takes no disk."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from handmim.synthesis import generate
+from ...synthesis import generate
+from .items import HandItems, Item
 
-PIXEL_MEAN = PIXEL_STD = 0.5
+# What the generator gives beside what forward takes.
+EXTRA_LABELS = ("mask", "visibility")
 
 
-class SyntheticHands(Dataset):
-    """Sample ``i`` is the synthetic image of (seed, i): the same in any order, process or batch.
+class SyntheticHands(HandItems):
+    """Sample ``i`` is the synthetic image of (seed, i): the same in any order, process or batch, and in every epoch.
 
-    A ``DataLoader`` asks for whole batches (``__getitems__``), because rendering is far cheaper by the batch; pass
-    :func:`already_collated` as its ``collate_fn`` (``data_collator`` of a ``Trainer``).
+    Rendering is far cheaper by the batch: a ``DataLoader`` asks for whole ones (``__getitems__``).
 
     Args:
         length: Number of samples.
@@ -23,42 +26,55 @@ class SyntheticHands(Dataset):
         size: Side of the images, pixels.
         negatives: Share of pictures without a right hand, which teach the score; see ``handmim.synthesis.generate``.
         first: Index of the first sample, to hold out a range of a seed.
+        labels: Which labels to yield; None takes all but the mask. ``hand`` is always there.
+        new_each_epoch: Sample ``i`` of epoch ``e`` is the image of (seed, e * length + i), so that none returns.
     """
 
-    def __init__(self, length: int, *, seed: int, size: int, negatives: float | None = None, first: int = 0) -> None:
+    name = "synthetic"
+    hand_model = "open"
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        size: int,
+        negatives: float | None = None,
+        first: int = 0,
+        labels: Sequence[str] | None = None,
+        new_each_epoch: bool = False,
+    ) -> None:
+        super().__init__()
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
         self.length, self.seed, self.size, self.first = length, seed, size, first
-        self.options = {} if negatives is None else {"negatives": negatives}
+        self.labels, self.new_each_epoch = labels, new_each_epoch
+        self.options: dict[str, Any] = {} if negatives is None else {"negatives": negatives}
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One sample, without the batch dimension."""
-        if not 0 <= index < self.length:
-            raise IndexError(f"index must be in [0, {self.length}), got {index}")
-        batch = self.__getitems__([index])
-        labels = {name: value[0] for name, value in batch["labels"].items()}
-        return {"pixel_values": batch["pixel_values"][0], "intrinsics": batch["intrinsics"][0], "labels": labels}
-
     @torch.no_grad()
-    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
-        """A batch: pixel_values (B, 3, S, S) in [-1, 1], intrinsics (B, 3, 3) crop px, labels as in forward."""
-        index = torch.tensor(indices, dtype=torch.int64) + self.first
+    def visit(self, indices: Sequence[int], epochs: Sequence[int]) -> list[Item]:
+        passes = torch.tensor(epochs, dtype=torch.int64) if self.new_each_epoch else 0
+        index = torch.tensor(indices, dtype=torch.int64) + self.first + passes * self.length
         batch = generate(self.seed, index, size=self.size, **self.options)
-        return {
-            "pixel_values": normalise(batch.images),
-            "intrinsics": batch.intrinsics,
-            "labels": batch.labels,
-        }
+        labels = {name: value for name, value in batch.labels.items() if self._wants(name)}
+        columns = zip(index.tolist(), normalise(batch.images), batch.intrinsics, strict=True)
+        return [
+            {
+                "sample_id": f"synthetic {self.seed}/{number}",
+                "pixel_values": pixels,
+                "intrinsics": intrinsics,
+                "labels": {name: value[row] for name, value in labels.items()},
+            }
+            for row, (number, pixels, intrinsics) in enumerate(columns)
+        ]
+
+    def _wants(self, name: str) -> bool:
+        return name == "hand" or (name not in EXTRA_LABELS if self.labels is None else name in self.labels)
 
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [-1, 1], as ``HandMIMImageProcessor`` does by default."""
-    return images.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
-
-
-def already_collated(batch: dict[str, Any]) -> dict[str, Any]:
-    """The ``collate_fn`` for data sets whose ``__getitems__`` returns a batch."""
-    return batch
+    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
