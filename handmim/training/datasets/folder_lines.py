@@ -1,6 +1,6 @@
 """One line of a JSON lines label file: its fields, and everything that can be wrong with their form.
 
-The format is described in `folder.py`. Nothing here opens a picture; values are looked at in `label_checks.py`.
+The format is described in `folder.py`. Nothing here opens a picture; values are looked at in `value_checks.py`.
 """
 
 from __future__ import annotations
