@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configuration_handmim import HandMIMConfig
+    from .configuration_pretraining_handmim import HandMIMPreTrainingConfig
     from .errors import HandMIMError, ImageError, InputError, ModelError
     from .hand import Hand, HandMIM
     from .hand_model import HandModel, HandModelOutput
     from .image_processing_handmim import HandMIMImageProcessor
     from .modeling_handmim import HandMIMForMeshEstimation, HandMIMModel
+    from .modeling_pretraining_handmim import HandMIMForPreTraining
     from .pipeline_hand_mesh import HandMeshPipeline
 
 _HOME = {
@@ -25,7 +27,9 @@ _HOME = {
     "HandModel": "hand_model",
     "HandModelOutput": "hand_model",
     "HandMIMConfig": "configuration_handmim",
+    "HandMIMPreTrainingConfig": "configuration_pretraining_handmim",
     "HandMIMModel": "modeling_handmim",
+    "HandMIMForPreTraining": "modeling_pretraining_handmim",
     "HandMIMForMeshEstimation": "modeling_handmim",
     "HandMIMImageProcessor": "image_processing_handmim",
     "HandMeshPipeline": "pipeline_hand_mesh",
@@ -42,8 +46,10 @@ __all__ = [
     "HandMIMConfig",
     "HandMIMError",
     "HandMIMForMeshEstimation",
+    "HandMIMForPreTraining",
     "HandMIMImageProcessor",
     "HandMIMModel",
+    "HandMIMPreTrainingConfig",
     "HandMeshPipeline",
     "HandModel",
     "HandModelOutput",
@@ -96,7 +102,7 @@ class _ByArchitecture:
 
 
 class _HandMIMByArchitecture(_ByArchitecture):
-    names = ("HandMIMForMeshEstimation", "HandMIMModel")
+    names = ("HandMIMForMeshEstimation", "HandMIMForPreTraining", "HandMIMModel")
 
 
 @cache

@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .configuration_pretraining_handmim import HandMIMPreTrainingConfig
+
 # Backbone sizes are timm's vit_{tiny,small,base,large}_patch16 (the paper uses the last three). The head of "tiny" is
 # ours: thin maps and no dropout, so that it trains from scratch on a CPU. The others keep PyMAF's published widths.
 SIZES: dict[str, dict[str, Any]] = {
@@ -82,10 +84,12 @@ class HandMIMConfig(PreTrainedConfig):
             trained): 3D distances are in decimetres, 2D ones in half-sides of the crop, rotations per matrix element;
             betas, in standard deviations, have 0.02 because single images hardly show them (SPIN: 0.001 of the
             pose weight).
+        pretraining_config: How the network is, or was, pre-trained; a dict of [`HandMIMPreTrainingConfig`]'s fields
+            will do. Only [`HandMIMForPreTraining`] uses it.
     """
 
     model_type = "handmim"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["losses", "iterations", "heatmaps"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["losses", "iterations", "heatmaps", "indicators"]
 
     image_size: int = 224
     num_channels: int = 3
@@ -112,6 +116,7 @@ class HandMIMConfig(PreTrainedConfig):
     heatmap_level: int = 1
     heatmap_sigma: float | int = 1.0
     loss_weights: dict[str, float | int] | None = None
+    pretraining_config: HandMIMPreTrainingConfig | dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         default = {
@@ -128,6 +133,8 @@ class HandMIMConfig(PreTrainedConfig):
             "pose_prior": 0.0,
         }
         self.loss_weights = default | (self.loss_weights or {})
+        if isinstance(self.pretraining_config, dict):
+            self.pretraining_config = HandMIMPreTrainingConfig(**self.pretraining_config)
         super().__post_init__(**kwargs)
 
     @classmethod

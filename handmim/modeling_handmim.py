@@ -109,8 +109,10 @@ class HandMIMPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _no_split_modules = ["Block"]
+    # of a pre-trained model everything but its `backbone`
     _keys_to_ignore_on_load_unexpected = [
-        r"^teacher\.", r"^teacher_head\.", r"^student_head\.", r"^projector\.", r"^decoder\.", r"mask_token$"
+        r"^student\.", r"^projector\.", r"^teacher_projector\.", r"^decoder\.", r"^(class|patch)_center$", r"^epoch$",
+        r"mask_token$",
     ]  # fmt: skip
 
     @torch.no_grad()
@@ -210,7 +212,7 @@ class HandMIMModel(HandMIMPreTrainedModel):
         self._choose_attention(x)
         features = []
         for layer, block in enumerate(self.encoder.blocks, start=1):
-            if self.gradient_checkpointing and self.training:
+            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block.__call__, x)
             else:
                 x = block(x)
@@ -255,6 +257,13 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             self.score = nn.Linear(config.hidden_size, 1)
         self.hand_model = HandModel(config.hand_model, side="right", path=hand_model_path)
         self.post_init()
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        """A checkpoint with a backbone and no part of the head is one to fine-tune: a fresh head is no fault then."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        head = {name for name in self.state_dict() if not name.startswith("backbone.")}
+        if head <= loading_info.missing_keys and self.state_dict().keys() - loading_info.missing_keys:
+            loading_info.missing_keys = loading_info.missing_keys - head
 
     @can_return_tuple
     def forward(

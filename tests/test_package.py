@@ -21,7 +21,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
 }
-HUB_HELPERS = ("hand_model", "geometry", "losses")
+HUB_HELPERS = ("hand_model", "geometry", "losses", "losses_pretraining")
 HUB_FILES = sorted(
     path
     for pattern in ("*_handmim", "*_hiu_dmtl", "pipeline_*", *HUB_HELPERS)
