@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +22,7 @@ from .atomic_files import atomic_file
 from .errors import DataError
 
 MAX_BYTES = 4 * 2**30
-PIECE_BYTES = 4 * 2**20
+PIECE_BYTES = 2**20
 # Text that one number may take, white space of an indented file included.
 NUMBER_BYTES = 256
 NUMBERS_AND_SPACE = b"0123456789.+-eE \t\r\n"
@@ -125,14 +125,25 @@ def _count(text: bytes, shape: tuple[int, ...]) -> int:
     return items if not rest and form == ((one + b",") * items)[:-1] else 0
 
 
-def _parse(text: bytes) -> np.ndarray:
-    """All numbers of the text of a JSON array in a row, float64; ValueError if it is not JSON."""
+def _parser() -> Callable[[bytes], np.ndarray]:
+    """A function from the text of a JSON array to all its numbers in a row, float64; ValueError if it is not JSON."""
     try:
         import simdjson
+    except ImportError:
+        return _slow_parse
+    parser = simdjson.Parser()  # keeps its memory from piece to piece
 
-        return np.frombuffer(simdjson.Parser().parse(text).as_buffer(of_type="d"))
-    except (ImportError, ValueError, RuntimeError):  # a whole number beyond 64 bits is valid, too
-        values = json.loads(text)
+    def parse(text: bytes) -> np.ndarray:
+        try:
+            return np.frombuffer(parser.parse(text).as_buffer(of_type="d"))
+        except (ValueError, RuntimeError, TypeError):  # or a whole number beyond 64 bits, which JSON admits
+            return _slow_parse(text)
+
+    return parse
+
+
+def _slow_parse(text: bytes) -> np.ndarray:
+    values = json.loads(text)
     while values and isinstance(values[0], list):
         values = [value for row in values for value in row]
     return np.array(values, np.float64)
@@ -173,6 +184,7 @@ class _Reader:
         if self.size > max_bytes:
             raise DataError(f"{path} has {self.size} bytes, more than the {max_bytes} that are read")
         self.text, self.ended = b"", False
+        self.parse = _parser()
 
     def read(self, shapes: list[ItemShape], listed: bool) -> list[np.ndarray]:
         """All arrays of the file; `listed` when brackets stand around them."""
@@ -220,7 +232,7 @@ class _Reader:
             if result is None:
                 result = _Result(known, self.dtype, int(1.02 * self.size / max(1, len(text) / items)) + 2)
             try:
-                numbers = _parse(b"[%b]" % text)
+                numbers = self.parse(b"[%b]" % text)
             except (ValueError, OverflowError):
                 numbers = np.empty(0)
             if len(numbers) != items * result.width:
@@ -287,7 +299,7 @@ class _Reader:
 
 def _is_item(text: bytes, shape: tuple[int, ...]) -> bool:
     try:
-        return _count(text, shape) == 1 and _parse(b"[%b]" % text).size == math.prod(shape)
+        return _count(text, shape) == 1 and _slow_parse(b"[%b]" % text).size == math.prod(shape)
     except (ValueError, OverflowError):
         return False
 
