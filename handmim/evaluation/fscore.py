@@ -1,8 +1,9 @@
 """F-scores of point clouds at distance thresholds: equal to those of a nearest-neighbour search in float64, but faster.
 
-Only whether the nearest point is within a threshold matters. Where vertices correspond, most are proven to be by the
-distance of the corresponding one. The rest is decided by a float32 matrix of squared distances with a bound on its
-rounding errors; what lies within the bound of a threshold is computed again in float64.
+Only whether the nearest point is within a threshold matters. Where vertices correspond, many are proven to be by the
+distance of the corresponding one. For the others both clouds are sorted along an axis, so that a run of points has its
+neighbours in a short run of the other cloud; a float32 product gives their squared distances with a bound on rounding
+errors, and what lies within that bound of a threshold is computed again in float64.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Multiply-adds of a product that OpenBLAS still computes in the calling thread (65,536 times its default of 4). Several
-# Python threads share the work here; products that start threads of their own would wait for each other.
-SINGLE_THREAD_PRODUCT = 2**18
+# Rows and columns of one product of distances. With four terms that is the largest size for which OpenBLAS does not
+# start threads of its own, for which the threads here would wait.
+ROWS, COLUMNS = 64, 1024
 # Rounding errors of -2 p.q + |q|**2 in float32, in units of 2**-24 R**2 where R bounds |p| and |q|: rounding p and q
 # moves 2 p.q by 4, |q|**2 is rounded once (1), and five roundings of terms whose absolute values add up to at most
 # 3 R**2 give 15. The sum of 20 is rounded up.
@@ -33,77 +34,109 @@ def squared_threshold(threshold: float, inclusive: bool = False) -> float:
 def within(
     points: np.ndarray, others: np.ndarray, bounds: Sequence[float], corresponding: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which points have a point of the other cloud within distance thresholds, for one sample.
+    """How many points have a point of the other cloud within distance thresholds, and the other way round.
 
     Args:
-        points: (N, 3) float64.
-        others: (M, 3) float64, same unit and frame.
+        points: (B, N, 3) float64.
+        others: (B, M, 3) float64, same unit and frame.
         bounds: (T) of `squared_threshold`, ascending.
-        corresponding: (N,) squared distances between points[i] and others[i], if the clouds correspond; N = M.
+        corresponding: (B, N) squared distances between points[b, i] and others[b, i], if the clouds correspond.
 
     Returns:
-        (T,) numbers of points that have a neighbour among the others, and (T,) of others that have one among the
-        points.
+        (B, T) numbers of points with a neighbour among the others, (B, T) of others with one among the points.
     """
-    if _apart(points, others, bounds[-1]):
-        return np.zeros(len(bounds), np.int64), np.zeros(len(bounds), np.int64)
-    if corresponding is None:
-        return _search(points, others, bounds), _search(others, points, bounds)
-    open_rows = np.flatnonzero(corresponding >= bounds[0])
-    proven = np.array([len(points) - len(open_rows)] * len(bounds))
-    if not len(open_rows):
-        return proven, proven.copy()
-    return (
-        proven + _search(points[open_rows], others, bounds),
-        proven + _search(others[open_rows], points, bounds),
-    )
+    centre = (others.max(1) + others.min(1)) / 2
+    axis = (others.max(1) - others.min(1)).argmax(1)
+    clouds = [_Clouds(cloud, centre, axis, corresponding) for cloud in (points, others)]
+    counts = np.empty((2, len(points), len(bounds)), np.int64)
+    for row in range(len(points)):
+        for direction in range(2):
+            counts[direction, row] = _search(clouds[direction], clouds[1 - direction], row, bounds)
+    return counts[0], counts[1]
 
 
-def _apart(points: np.ndarray, others: np.ndarray, bound: float) -> bool:
-    """Whether a gap between the clouds along an axis proves that all squared distances exceed the bound."""
-    gap = np.maximum(points.min(0) - others.max(0), others.min(0) - points.max(0)).max()
-    return gap > 0 and gap * gap > 2 * bound
+class _Clouds:
+    """A batch of clouds, each sorted along an axis, in the forms that the products need.
+
+    Attributes:
+        points: (B, N, 3) float64, sorted.
+        keys: (B, N) float64, their coordinates along the axis, ascending.
+        corresponding: (B, N) squared distances of the corresponding points in the same order, or None.
+        squares: (B, N) float64 squared distances from the centre.
+        left, right: (B, N, 4) and (B, 4, N) float32 with left @ right of another cloud = squared distance - squares.
+        error: (B,) bound on the rounding errors of a cloud's part in such a squared distance.
+    """
+
+    def __init__(
+        self, points: np.ndarray, centre: np.ndarray, axis: np.ndarray, corresponding: np.ndarray | None
+    ) -> None:
+        batch, count = points.shape[:2]
+        rows = np.arange(batch)
+        order = points[rows, :, axis].argsort(1)
+        order += count * rows[:, None]  # of the batch's points in a row: one plain take is far faster than a nested one
+        self.points = points.reshape(-1, 3).take(order, 0)
+        self.keys = self.points[rows, :, axis]
+        self.corresponding = None if corresponding is None else corresponding.ravel().take(order)
+        centred = self.points - centre[:, None]
+        self.squares = np.einsum("bni,bni->bn", centred, centred)
+        self.right = np.empty((batch, 4, count), np.float32)
+        self.right[:, :3], self.right[:, 3] = centred.transpose(0, 2, 1), self.squares
+        self.left = np.empty((batch, count, 4), np.float32)
+        np.multiply(centred, -2, out=self.left[..., :3], casting="same_kind")
+        self.left[..., 3] = 1
+        radius = np.sqrt(self.squares.max(1))
+        # The second term: centring rounds in float64, which shows far from the origin only.
+        self.error = radius * (ERROR_UNITS * 2.0**-24 * radius + 16 * 2.0**-53 * abs(centre).max(1))
 
 
-def _search(points: np.ndarray, others: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
-    """(T,) numbers of points with one of the others nearer than each bound; squared distances, as everywhere here."""
-    centre = others.mean(0)
-    near, far = points - centre, others - centre
-    near_squares, far_squares = np.einsum("ij,ij->i", near, near), np.einsum("ij,ij->i", far, far)
-    radius = np.sqrt(max(near_squares.max(), far_squares.max()))
-    # The second term: centring rounds in float64, which shows far from the origin only.
-    error = radius * (ERROR_UNITS * 2.0**-24 * radius + 16 * 2.0**-53 * abs(centre).max())
-    left = np.ones((len(near), 4), np.float32)
-    np.multiply(near, -2, out=left[:, :3], casting="same_kind")
-    right = np.empty((4, len(far)), np.float32)
-    right[:3], right[3] = far.T, far_squares
-    nearest = near_squares + _row_minima(left, right)
-    doubtful = np.zeros(len(near), bool)
+def _search(clouds: _Clouds, others: _Clouds, sample: int, bounds: Sequence[float]) -> np.ndarray:
+    """(T,) numbers of a cloud's points with one of the other cloud nearer than each bound."""
+    left, squares, keys, points = (a[sample] for a in (clouds.left, clouds.squares, clouds.keys, clouds.points))
+    proven = 0
+    if clouds.corresponding is not None:
+        rows = np.flatnonzero(clouds.corresponding[sample] >= bounds[0])
+        proven = len(left) - len(rows)
+        if not len(rows):
+            return np.full(len(bounds), proven)
+        left, squares, keys, points = left[rows], squares[rows], keys[rows], points[rows]
+    nearest = squares + _row_minima(left, keys, others.right[sample], others.keys[sample], bounds[-1])
+    # The products of points at different distances from the centre are bounded by the larger.
+    error = max(clouds.error[sample], others.error[sample])
+    doubtful = np.zeros(len(nearest), bool)
     for bound in bounds:
         doubtful |= ~(abs(nearest - bound) > error)  # NaN, from numbers beyond float32, is doubtful, too
     if doubtful.any():
-        nearest[doubtful] = _exact(points[doubtful], others)
-    return np.array([np.count_nonzero(nearest < bound) for bound in bounds])
+        nearest[doubtful] = _exact(points[doubtful], others.points[sample])
+    return np.array([proven + np.count_nonzero(nearest < bound) for bound in bounds])
 
 
-def _row_minima(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Smallest element of each row of left @ right; a block of the product at a time, which stays in the cache."""
-    rows = max(1, SINGLE_THREAD_PRODUCT // right.size)
-    product = np.empty((rows, right.shape[1]), np.float32)
-    minima = np.empty(len(left), np.float32)
-    for start in range(0, len(left), rows):
-        block = left[start : start + rows]
-        np.matmul(block, right, out=product[: len(block)]).min(1, out=minima[start : start + rows])
+def _row_minima(
+    left: np.ndarray, keys: np.ndarray, right: np.ndarray, other_keys: np.ndarray, bound: float
+) -> np.ndarray:
+    """Smallest element of each row of left @ right, of those that may belong to a squared distance below the bound.
+
+    Rows and columns are sorted by their keys: the columns of a block of rows are those whose keys are near.
+    """
+    reach = 1.0001 * np.sqrt(bound)
+    starts = range(0, len(left), ROWS)
+    first = other_keys.searchsorted(keys[::ROWS] - reach).tolist()
+    last = other_keys.searchsorted(keys[[min(len(left), start + ROWS) - 1 for start in starts]] + reach).tolist()
+    minima = np.full(len(left), np.inf, np.float32)
+    for start, low, high in zip(starts, first, last, strict=True):
+        rows, out = left[start : start + ROWS], minima[start : start + ROWS]
+        for column in range(low, high, COLUMNS):
+            product = rows @ right[:, column : min(high, column + COLUMNS)]
+            np.minimum(out, np.minimum.reduce(product, 1), out=out)
     return minima
 
 
 def _exact(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Squared distance of each point to the nearest of the others; blocks bound the memory."""
+    """Squared distance of each point to the nearest of the others, in blocks that bound the memory."""
     columns = others.T
     nearest = np.empty(len(points))
-    for start in range(0, len(points), 64):
-        x, y, z = (points[start : start + 64, axis, None] - columns[axis] for axis in range(3))
-        nearest[start : start + 64] = (x * x + y * y + z * z).min(1)
+    for start in range(0, len(points), ROWS):
+        x, y, z = (points[start : start + ROWS, axis, None] - columns[axis] for axis in range(3))
+        nearest[start : start + ROWS] = (x * x + y * y + z * z).min(1)
     return nearest
 
 

@@ -243,12 +243,8 @@ class Scorer:
 
     def _fscores(self, predicted: np.ndarray, target: np.ndarray, squares: np.ndarray | None) -> np.ndarray:
         """(B, T, 3) F, precision, recall; `squares` are those between corresponding vertices, if they correspond."""
-        pairs = [
-            within(predicted[row], target[row], self.bounds, None if squares is None else squares[row])
-            for row in range(len(target))
-        ]
-        counts = np.array(pairs).reshape(len(target), 2, len(self.bounds))
-        return f_scores(counts[:, 0], counts[:, 1], predicted.shape[1], target.shape[1])
+        predicted_within, target_within = within(predicted, target, self.bounds, squares)
+        return f_scores(predicted_within, target_within, predicted.shape[1], target.shape[1])
 
     def finish(self, parts: Iterable[_Part]) -> Scores:
         """Put measured parts together."""
