@@ -158,9 +158,9 @@ def load_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """A JSON file; large regular arrays are for `json_arrays.read_array`."""
     try:
         return json.loads(read_bytes(path, max_bytes))
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} is not JSON: {error}") from error
 
 
@@ -183,9 +183,9 @@ def load_npz(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarr
             raise DataError(f"{path} unpacks to {size} bytes, more than the {max_bytes} that are read")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except DataError:
+        raise
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} is not an .npz of plain arrays: {error}") from error
 
 
@@ -211,9 +211,9 @@ def load_mat(path: Path, names: Sequence[str], max_bytes: int = MAX_TEXT_BYTES) 
         if stated > 32 * max_bytes:
             raise DataError(f"{path} has {size} bytes and unfolds to {stated}, more than is read")
         found = loadmat(path, variable_names=list(names))
-    except (ValueError, TypeError, OSError, KeyError, EOFError, NotImplementedError, MemoryError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # scipy has errors of its own, derived from Exception only
         raise DataError(f"{path} is not a MATLAB file that can be read: {error}") from error
     for name in names:
         if not isinstance(found.get(name), np.ndarray) or found[name].dtype.kind not in "fiub":
