@@ -138,7 +138,7 @@ def check_reader(reader: HandReader, images: bool = False) -> CheckReport:
 def _check_sample(sample: HandSample, hand_model: str | None, place: str, report: CheckReport) -> None:
     """Names and shapes of the labels of one sample."""
     report.samples += 1
-    report.labels.update(sample.labels)
+    report.labels.update(sample.labels.keys())
     if sample.load_mask is not None:
         report.labels["mask"] += 1
     if not sample.labels and sample.load_mask is None:

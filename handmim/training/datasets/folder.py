@@ -198,7 +198,8 @@ def _matrices(vectors: np.ndarray) -> np.ndarray:
 
     from ...geometry import axis_angle_to_matrix
 
-    return axis_angle_to_matrix(torch.from_numpy(vectors).double()).float().numpy()
+    parts = torch.from_numpy(vectors).split(8192)  # double precision for all at once would take far more than the result
+    return torch.cat([axis_angle_to_matrix(part.double()).float() for part in parts]).numpy()
 
 
 class _Column:
