@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Rows and columns of one product of distances. With four terms that is the largest size for which OpenBLAS does not
-# start threads of its own, for which the threads here would wait.
-ROWS, COLUMNS = 64, 1024
+# Rows of one product of distances, about, and the most elements with four terms for which OpenBLAS does not start
+# threads of its own, for which the threads here would wait.
+ROWS = 64
+PRODUCT_SIZE = 2**16
 # Rounding errors of -2 p.q + |q|**2 in float32, in units of 2**-24 R**2 where R bounds |p| and |q|: rounding p and q
 # moves 2 p.q by 4, |q|**2 is rounded once (1), and five roundings of terms whose absolute values add up to at most
 # 3 R**2 give 15. The sum of 20 is rounded up.
@@ -31,53 +32,34 @@ def squared_threshold(threshold: float, inclusive: bool = False) -> float:
     return float(bound)
 
 
-def within(
-    points: np.ndarray, others: np.ndarray, bounds: Sequence[float], corresponding: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many points have a point of the other cloud within distance thresholds, and the other way round.
+class Clouds:
+    """A batch of clouds, each sorted along an axis, in the forms that the products need.
 
     Args:
         points: (B, N, 3) float64.
-        others: (B, M, 3) float64, same unit and frame.
-        bounds: (T) of `squared_threshold`, ascending.
-        corresponding: (B, N) squared distances between points[b, i] and others[b, i], if the clouds correspond.
-
-    Returns:
-        (B, T) numbers of points with a neighbour among the others, (B, T) of others with one among the points.
-    """
-    centre = (others.max(1) + others.min(1)) / 2
-    axis = (others.max(1) - others.min(1)).argmax(1)
-    clouds = [_Clouds(cloud, centre, axis, corresponding) for cloud in (points, others)]
-    counts = np.empty((2, len(points), len(bounds)), np.int64)
-    for row in range(len(points)):
-        for direction in range(2):
-            counts[direction, row] = _search(clouds[direction], clouds[1 - direction], row, bounds)
-    return counts[0], counts[1]
-
-
-class _Clouds:
-    """A batch of clouds, each sorted along an axis, in the forms that the products need.
+        target: The clouds these will be compared with; sorted along the same axes. None for the targets themselves.
 
     Attributes:
         points: (B, N, 3) float64, sorted.
         keys: (B, N) float64, their coordinates along the axis, ascending.
-        corresponding: (B, N) squared distances of the corresponding points in the same order, or None.
+        order: (B, N) rows of the sorted points in all given points, counted through the batch.
         squares: (B, N) float64 squared distances from the centre.
         left, right: (B, N, 4) and (B, 4, N) float32 with left @ right of another cloud = squared distance - squares.
         error: (B,) bound on the rounding errors of a cloud's part in such a squared distance.
     """
 
-    def __init__(
-        self, points: np.ndarray, centre: np.ndarray, axis: np.ndarray, corresponding: np.ndarray | None
-    ) -> None:
+    def __init__(self, points: np.ndarray, target: Clouds | None = None) -> None:
+        if target is None:
+            low, high = points.min(1), points.max(1)
+            self.centre, self.axis = (high + low) / 2, (high - low).argmax(1)
+        else:
+            self.centre, self.axis = target.centre, target.axis
         batch, count = points.shape[:2]
         rows = np.arange(batch)
-        order = points[rows, :, axis].argsort(1)
-        order += count * rows[:, None]  # of the batch's points in a row: one plain take is far faster than a nested one
-        self.points = points.reshape(-1, 3).take(order, 0)
-        self.keys = self.points[rows, :, axis]
-        self.corresponding = None if corresponding is None else corresponding.ravel().take(order)
-        centred = self.points - centre[:, None]
+        self.order = points[rows, :, self.axis].argsort(1) + count * rows[:, None]
+        self.points = points.reshape(-1, 3).take(self.order, 0)
+        self.keys = self.points[rows, :, self.axis]
+        centred = self.points - self.centre[:, None]
         self.squares = np.einsum("bni,bni->bn", centred, centred)
         self.right = np.empty((batch, 4, count), np.float32)
         self.right[:, :3], self.right[:, 3] = centred.transpose(0, 2, 1), self.squares
@@ -86,47 +68,66 @@ class _Clouds:
         self.left[..., 3] = 1
         radius = np.sqrt(self.squares.max(1))
         # The second term: centring rounds in float64, which shows far from the origin only.
-        self.error = radius * (ERROR_UNITS * 2.0**-24 * radius + 16 * 2.0**-53 * abs(centre).max(1))
+        self.error = radius * (ERROR_UNITS * 2.0**-24 * radius + 16 * 2.0**-53 * abs(self.centre).max(1))
 
 
-def _search(clouds: _Clouds, others: _Clouds, sample: int, bounds: Sequence[float]) -> np.ndarray:
-    """(T,) numbers of a cloud's points with one of the other cloud nearer than each bound."""
-    left, squares, keys, points = (a[sample] for a in (clouds.left, clouds.squares, clouds.keys, clouds.points))
-    proven = 0
-    if clouds.corresponding is not None:
-        rows = np.flatnonzero(clouds.corresponding[sample] >= bounds[0])
-        proven = len(left) - len(rows)
-        if not len(rows):
-            return np.full(len(bounds), proven)
-        left, squares, keys, points = left[rows], squares[rows], keys[rows], points[rows]
-    nearest = squares + _row_minima(left, keys, others.right[sample], others.keys[sample], bounds[-1])
-    # The products of points at different distances from the centre are bounded by the larger.
-    error = max(clouds.error[sample], others.error[sample])
-    doubtful = np.zeros(len(nearest), bool)
+def within(
+    clouds: Clouds, others: Clouds, bounds: Sequence[float], corresponding: np.ndarray | None = None
+) -> np.ndarray:
+    """How many points of a cloud have a point of the other within distance thresholds.
+
+    Args:
+        clouds: B clouds of N points.
+        others: B clouds of M points, sorted along the same axes.
+        bounds: (T) of `squared_threshold`, ascending.
+        corresponding: (B, N) squared distances between the given points i of both, if the clouds correspond.
+
+    Returns:
+        (B, T) numbers of points with a neighbour.
+    """
+    if corresponding is None:
+        rows = np.arange(clouds.keys.size)
+    else:
+        rows = np.flatnonzero(corresponding.take(clouds.order).ravel() >= bounds[0])
+    nearest = np.full(clouds.keys.size, -np.inf)  # what corresponding points prove
+    nearest[rows] = clouds.squares.ravel()[rows] + _minima(clouds, others, rows, bounds[-1])
+    nearest = nearest.reshape(clouds.keys.shape)
+    error = np.maximum(clouds.error, others.error)[:, None]
+    doubtful = np.zeros(nearest.shape, bool)
     for bound in bounds:
         doubtful |= ~(abs(nearest - bound) > error)  # NaN, from numbers beyond float32, is doubtful, too
-    if doubtful.any():
-        nearest[doubtful] = _exact(points[doubtful], others.points[sample])
-    return np.array([proven + np.count_nonzero(nearest < bound) for bound in bounds])
+    for sample in np.flatnonzero(doubtful.any(1)):
+        nearest[sample, doubtful[sample]] = _exact(clouds.points[sample, doubtful[sample]], others.points[sample])
+    return np.stack([(nearest < bound).sum(1) for bound in bounds], 1)
 
 
-def _row_minima(
-    left: np.ndarray, keys: np.ndarray, right: np.ndarray, other_keys: np.ndarray, bound: float
-) -> np.ndarray:
-    """Smallest element of each row of left @ right, of those that may belong to a squared distance below the bound.
+def _minima(clouds: Clouds, others: Clouds, rows: np.ndarray, bound: float) -> np.ndarray:
+    """Smallest element of some rows of left @ right, of those that may belong to a squared distance below the bound.
 
-    Rows and columns are sorted by their keys: the columns of a block of rows are those whose keys are near.
+    Points are taken in blocks along the axis; those of the other cloud that are near a block lie side by side.
     """
+    batch, count = clouds.keys.shape
+    step = min(4 * ROWS, max(ROWS, ROWS * clouds.keys.size // max(1, len(rows))))
+    starts = np.arange(0, count, step)
+    edges = rows.searchsorted((count * np.arange(batch)[:, None] + starts).ravel()).tolist() + [len(rows)]
     reach = 1.0001 * np.sqrt(bound)
-    starts = range(0, len(left), ROWS)
-    first = other_keys.searchsorted(keys[::ROWS] - reach).tolist()
-    last = other_keys.searchsorted(keys[[min(len(left), start + ROWS) - 1 for start in starts]] + reach).tolist()
-    minima = np.full(len(left), np.inf, np.float32)
-    for start, low, high in zip(starts, first, last, strict=True):
-        rows, out = left[start : start + ROWS], minima[start : start + ROWS]
-        for column in range(low, high, COLUMNS):
-            product = rows @ right[:, column : min(high, column + COLUMNS)]
-            np.minimum(out, np.minimum.reduce(product, 1), out=out)
+    ends = np.minimum(starts + step, count) - 1
+    windows = np.concatenate([clouds.keys[:, starts] - reach, clouds.keys[:, ends] + reach], 1)
+    left, minima = clouds.left.reshape(-1, 4).take(rows, 0), np.full(len(rows), np.inf, np.float32)
+    for sample, (keys, right) in enumerate(zip(others.keys, others.right, strict=True)):
+        limits = keys.searchsorted(windows[sample]).tolist()
+        for block, (low, high) in enumerate(zip(limits[: len(starts)], limits[len(starts) :], strict=True)):
+            first, last = edges[sample * len(starts) + block : sample * len(starts) + block + 2]
+            if first == last or low == high:
+                continue
+            if (last - first) * (high - low) <= PRODUCT_SIZE:
+                np.minimum.reduce(left[first:last] @ right[:, low:high], 1, out=minima[first:last])
+                continue
+            for row in range(first, last, ROWS):
+                part, out = left[row : min(last, row + ROWS)], minima[row : min(last, row + ROWS)]
+                for column in range(low, high, PRODUCT_SIZE // ROWS):
+                    product = part @ right[:, column : min(high, column + PRODUCT_SIZE // ROWS)]
+                    np.minimum(out, np.minimum.reduce(product, 1), out=out)
     return minima
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import DataError
 from .alignment import Procrustes, scale_translation_align
-from .fscore import f_scores, squared_threshold, within
+from .fscore import Clouds, f_scores, squared_threshold, within
 
 # Samples handled at a time by a thread: their vertices stay in its cache.
 CHUNK = 32
@@ -226,8 +226,9 @@ class Scorer:
             if corresponds:
                 squares["mesh"] = _squares(gt_vertices, pred_vertices)
                 squares["mesh_al"] = _squares(gt_vertices, aligned)
-            raw = self._fscores(pred_vertices, gt_vertices, squares.get("mesh"))
-            fscores = np.stack([raw, self._fscores(aligned, gt_vertices, squares.get("mesh_al"))], 2)
+            target = Clouds(gt_vertices)
+            raw = self._fscores(pred_vertices, target, squares.get("mesh"))
+            fscores = np.stack([raw, self._fscores(aligned, target, squares.get("mesh_al"))], 2)
         errors = {name: np.sqrt(square) for name, square in squares.items()}
         return _Part(errors, {name: self._correct(values) for name, values in errors.items()}, fscores)
 
@@ -241,10 +242,11 @@ class Scorer:
         first = np.searchsorted(self.thresholds, errors.ravel(), side)
         return np.bincount(first, minlength=len(self.thresholds) + 1)[:-1].cumsum()
 
-    def _fscores(self, predicted: np.ndarray, target: np.ndarray, squares: np.ndarray | None) -> np.ndarray:
+    def _fscores(self, predicted: np.ndarray, target: Clouds, squares: np.ndarray | None) -> np.ndarray:
         """(B, T, 3) F, precision, recall; `squares` are those between corresponding vertices, if they correspond."""
-        predicted_within, target_within = within(predicted, target, self.bounds, squares)
-        return f_scores(predicted_within, target_within, predicted.shape[1], target.shape[1])
+        clouds = Clouds(predicted, target)
+        matched = within(clouds, target, self.bounds, squares), within(target, clouds, self.bounds, squares)
+        return f_scores(*matched, predicted.shape[1], self.protocol.vertices)
 
     def finish(self, parts: Iterable[_Part]) -> Scores:
         """Put measured parts together."""

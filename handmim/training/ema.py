@@ -1,6 +1,8 @@
 """Exponential moving average of a model's weights: the weights that are evaluated and released."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -43,6 +45,22 @@ class WeightAverage:
         return {
             name: self.shadow[name].to(value.dtype) if name in self.shadow else value for name, value in state.items()
         }
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """The model with the averaged weights for a while; its own come back bit for bit."""
+        own = {name: value.detach().clone() for name, value in _followed(model).items()}
+        self._copy(self.shadow, model)
+        try:
+            yield
+        finally:
+            self._copy(own, model)
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(values: dict[str, Tensor], model: nn.Module) -> None:
+        for name, value in _followed(model).items():
+            value.copy_(values[name])
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the shadow and the step count into a checkpoint folder, all or nothing."""

@@ -2,119 +2,166 @@
 
 A recipe is one YAML file, one published checkpoint or number::
 
-    name: handmim-tiny-open
-    model: {size: tiny, image_size: 128, stem: residual}      # or {checkpoint: folder or Hub name}
-    data: {kind: synthetic, samples: 256000, seed: 1}
-    training: {learning_rate: 1.0e-3, ...}                # fields of HandMIMTrainingArguments
+    name: table1-handmim-small
+    model: {pretrained: "${HANDMIM_SMALL}", hand_model: mano}       # see starting_points.build_model
+    data:                                                           # see data_sections.build_entry
+      - {name: freihand, root: "${FREIHAND}", split: training}
+    validation: {name: freihand, root: "${FREIHAND}", split: evaluation}
+    augmentation: {rotation: 90}                                    # see augmentation.Augmentation
+    training: {batch_size: 128, learning_rate: 4.0e-5, ...}         # fields of HandMIMTrainingArguments
     release: {dtype: float16}
 
-Run it with ``python -m handmim.training.finetuning RECIPE --out FOLDER``, or under ``torchrun`` for several processes;
-the same command after an interruption goes on from the last checkpoint.
+``base: NAME`` takes another recipe and changes it. ``batch_size`` is that of a step over all processes. Run it with
+``handmim finetune RECIPE --out FOLDER``, or for several processes with
+``torchrun --nproc-per-node N -m handmim.training.finetuning RECIPE --out FOLDER``; the same command after an interruption
+goes on from the last checkpoint, bit for bit.
 """
 
 import argparse
+import dataclasses
 import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from transformers.trainer_utils import get_last_checkpoint
 
-from handmim.configuration_handmim import HandMIMConfig
+from handmim.errors import HandMIMError
+from handmim.geometry import axis_angle_to_matrix
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
-from handmim.training.datasets.synthetic import SyntheticHands, already_collated
-from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments
+from handmim.training.commands import add_run_options, roots_of
+from handmim.training.data_sections import build_training_data, build_validation_data
+from handmim.training.datasets.items import collate_hands
+from handmim.training.recipe import RecipeError, apply_roots, apply_settings, expand_variables, load_recipe
+from handmim.training.starting_points import build_model
+from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
 
-RECIPES = Path(__file__).parent / "recipes"
-SECTIONS = {"name", "description", "model", "data", "training", "release"}
+SECTIONS = {
+    "name", "description", "expected", "model", "data", "validation", "augmentation", "epoch_samples", "training",
+    "release",
+}  # fmt: skip
 
 
-def load_recipe(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a recipe by path, or by the name of one that comes with the package.
+def prepare_recipe(
+    path: str | os.PathLike, roots: Mapping[str, str] | None = None, settings: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Read a recipe and put this machine's folders and this run's changes into it.
+
+    Args:
+        path: A YAML file, or the name of a recipe in the package.
+        roots: Folder of each data set by name (``--data``).
+        settings: Changes of single values (``--set``).
 
     Raises:
-        FileNotFoundError: Neither a file nor a known name; the message lists the names.
-        ValueError: Not a mapping with the sections this module knows.
+        FileNotFoundError, RecipeError: See `recipe`.
     """
-    path = Path(path)
-    if not path.is_file():
-        packaged = RECIPES / f"{path.name}.yaml"
-        if not packaged.is_file():
-            known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-            raise FileNotFoundError(f"no recipe {path}: give a file, or one of {known}")
-        path = packaged
-    recipe = yaml.safe_load(path.read_text())
-    if not isinstance(recipe, dict) or not {"model", "data", "training"} <= recipe.keys() <= SECTIONS:
-        raise ValueError(f"{path} must be a mapping with model, data, training, and of {sorted(SECTIONS)} only")
-    return recipe
-
-
-def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
-    """A fresh model from a size and changes to its config, or the weights of a checkpoint."""
-    section = dict(section)
-    if "checkpoint" in section:
-        return HandMIMForMeshEstimation.from_pretrained(section.pop("checkpoint"), **section)
-    torch.manual_seed(seed)  # the initial weights are a function of the recipe's seed alone
-    return HandMIMForMeshEstimation(HandMIMConfig.from_size(section.pop("size"), **section))
-
-
-def build_dataset(section: dict[str, Any], size: int) -> SyntheticHands:
-    """The training set of a recipe, as crops of ``size`` pixels unless the recipe gives another (smaller: faster)."""
-    section = dict(section)
-    kind = section.pop("kind", None)
-    if kind != "synthetic":
-        raise ValueError(f"data.kind must be 'synthetic', got {kind!r}")
-    return SyntheticHands(section.pop("samples"), size=section.pop("size", size), **section)
+    recipe = load_recipe(path)
+    apply_settings(recipe, settings)
+    apply_roots(recipe, roots or {})
+    unknown = recipe.keys() - SECTIONS
+    if unknown or not {"model", "data", "training"} <= recipe.keys():
+        raise RecipeError(
+            f"{path} must have the sections model, data and training, and of {', '.join(sorted(SECTIONS))} only; "
+            f"got {', '.join(sorted(recipe))}"
+        )
+    return expand_variables({name: section for name, section in recipe.items() if name != "description"})
 
 
 def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandMIMForMeshEstimation:
     """Train as a recipe says, resuming from the last checkpoint in ``output_dir`` if there is one.
 
+    Everything that can be wrong with model and data is looked at before the first step.
+
     Args:
-        recipe: As :func:`load_recipe` returns it.
-        output_dir: Checkpoints go here; the released model goes to its folder ``release``.
+        recipe: As :func:`prepare_recipe` returns it.
+        output_dir: Checkpoints go here, the recipe as it was run, and the released model to its folder ``release``.
         **overrides: Fields of ``HandMIMTrainingArguments`` that take precedence over the recipe's.
 
     Returns:
-        The trained model, with the weights of the last step.
+        The trained model, with the weights of the last step (or the best, with ``load_best_model_at_end``).
+
+    Raises:
+        RecipeError, DataError, NonFiniteLossError: See there.
     """
-    arguments = HandMIMTrainingArguments(output_dir=str(output_dir), **(recipe["training"] | overrides))
+    arguments = training_arguments(recipe["training"] | overrides, output_dir)
     model = build_model(recipe["model"], arguments.seed)
-    processor = HandMIMImageProcessor(size={"height": model.config.image_size, "width": model.config.image_size})
+    check_hand_model(model)
+    data = build_training_data(recipe, model, arguments.seed)
+    validation = build_validation_data(recipe.get("validation"), model)
+    size = model.config.image_size
     trainer = HandMIMTrainer(
         model=model,
         args=arguments,
-        train_dataset=build_dataset(recipe["data"], model.config.image_size),
-        data_collator=already_collated,
-        processing_class=processor,
+        train_dataset=data,
+        eval_dataset=validation,
+        data_collator=collate_hands,
+        processing_class=HandMIMImageProcessor(size={"height": size, "width": size}),
     )
-    last = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
-    trainer.train(resume_from_checkpoint=last)
     if trainer.is_world_process_zero():
-        save_release(trainer, Path(output_dir) / "release", recipe.get("release", {}))
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(output_dir) / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    if validation is not None:
+        trainer.log_metrics("eval", trainer.evaluate())
+    if trainer.is_world_process_zero():
+        save_release(trainer, Path(output_dir) / "release", recipe.get("release") or {})
     return model
+
+
+def training_arguments(section: Mapping[str, Any], output_dir: str | os.PathLike) -> HandMIMTrainingArguments:
+    """The `training` section as arguments; `batch_size` is divided among processes and accumulation steps.
+
+    Raises:
+        RecipeError: An unknown or impossible value.
+    """
+    section = dict(section)
+    fields = {field.name for field in dataclasses.fields(HandMIMTrainingArguments) if field.init}
+    unknown = section.keys() - fields - {"batch_size"}
+    if unknown:
+        raise RecipeError(f"training has unknown fields {', '.join(sorted(unknown))}; see HandMIMTrainingArguments")
+    total = section.pop("batch_size", None)
+    if total is not None:
+        parts = int(os.environ.get("WORLD_SIZE", "1")) * int(section.get("gradient_accumulation_steps", 1))
+        if not isinstance(total, int) or total < 1 or total % parts:
+            raise RecipeError(
+                f"training.batch_size must be a multiple of {parts} (processes x accumulation), got {total}"
+            )
+        section["per_device_train_batch_size"] = total // parts
+    try:
+        return HandMIMTrainingArguments(output_dir=str(output_dir), **section)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"training: {error}") from error
+
+
+def check_hand_model(model: HandMIMForMeshEstimation) -> None:
+    """Pose the hand once: a missing MANO file is told before any data is read."""
+    flat = axis_angle_to_matrix(torch.zeros(1, 16, 3))
+    model.hand_model(flat[:, 0], flat[:, 1:], torch.zeros(1, 10))
 
 
 def save_release(trainer: HandMIMTrainer, folder: Path, section: dict[str, Any]) -> None:
     """Write what ``from_pretrained`` loads: config, processor, and the averaged weights (the last ones without)."""
-    dtype = getattr(torch, section.get("dtype", "float32"))
-    if trainer.average is not None:
-        trainer.save_average(folder, dtype=dtype)
-    else:
-        trainer.accelerator.unwrap_model(trainer.model).to(dtype).save_pretrained(folder)
+    trainer.save_weights(folder, getattr(torch, section.get("dtype", "float32")))
     trainer.processing_class.save_pretrained(folder)
 
 
-def main() -> None:
-    """Command line of this module."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of this module, for torchrun."""
     parser = argparse.ArgumentParser(prog="python -m handmim.training.finetuning", description=__doc__.split("\n")[0])
-    parser.add_argument("recipe", help="a YAML file, or the name of a recipe in the package")
-    parser.add_argument("--out", required=True, help="folder for checkpoints and the released model")
-    options = parser.parse_args()
-    finetune(load_recipe(options.recipe), options.out)
+    add_run_options(parser)
+    options = parser.parse_args(argv)
+    try:
+        finetune(prepare_recipe(options.recipe, roots_of(options), options.settings), options.out)
+    except (HandMIMError, OSError, ValueError) as error:
+        if options.debug:
+            raise
+        print(f"handmim: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """Parameter groups and optimisers."""
 
+import re
 from typing import Any
 
 from timm.optim import create_optimizer_v2
@@ -8,24 +9,52 @@ from torch.optim import Optimizer
 
 # Embeddings and tokens have two dimensions or more, but decay would pull positions together: DeiT, iBOT exempt them.
 NO_DECAY_NAMES = ("pos_embed", "cls_token", "mask_token")
+_EMBEDDING = re.compile(r"(^|\.)(patch_embed\.|cls_token$|pos_embed$|mask_token$)")
+_BLOCK = re.compile(r"(^|\.)encoder\.blocks\.(\d+)\.")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices with decay; vectors, tokens and position embeddings without."""
-    decayed, plain = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            exempt = parameter.ndim < 2 or name.endswith(NO_DECAY_NAMES)
-            (plain if exempt else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        # use_fallback: optimisers for matrices (Muon) leave these to AdamW; the others ignore the key.
-        {"params": plain, "weight_decay": 0.0, "use_fallback": True},
-    ]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, learning_rate: float | None = None, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Trainable parameters by decay: matrices with it; vectors, tokens and position embeddings without.
+
+    Args:
+        model: Whose parameters they are.
+        weight_decay: Of matrices.
+        learning_rate: With `layer_decay`: rate of what comes after the transformer's blocks.
+        layer_decay: Factor of the learning rate for each block further from the head (BEiT, section A.2; iBOT fine-tunes
+            with 0.65 to 0.75); the patch embedding counts as one more. 1 makes no difference between layers.
+
+    Returns:
+        Groups for an optimiser: two, or with layer-wise rates up to two a layer, each with its `lr`.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depth = 1 + max((layer_of(name, 0) for name, _ in model.named_parameters()), default=0)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for exempt in (False, True):
+        for name, parameter in named:
+            if exempt != (parameter.ndim < 2 or name.endswith(NO_DECAY_NAMES)):
+                continue
+            layer = depth if layer_decay == 1 else layer_of(name, depth)
+            group = {"params": [], "weight_decay": 0.0 if exempt else weight_decay}
+            if exempt:  # optimisers for matrices (Muon) leave these to AdamW; the others ignore the key
+                group["use_fallback"] = True
+            if layer_decay != 1:
+                group["lr"] = (learning_rate or 0.0) * layer_decay ** (depth - layer)
+            groups.setdefault((layer, exempt), group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def layer_of(name: str, head: int) -> int:
+    """Depth of a parameter: 0 for the embeddings, 1 for the first block, ..., `head` for all that follows."""
+    if _EMBEDDING.search(name):
+        return 0
+    block = _BLOCK.search(name)
+    return head if block is None else int(block[2]) + 1
 
 
 def build_optimizer(
-    model: nn.Module, name: str, learning_rate: float, weight_decay: float, **options: Any
+    model: nn.Module, name: str, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, **options: Any
 ) -> Optimizer:
     """An optimiser of timm's collection by name ("adam", "adamw", "muon", "lamb", ...).
 
@@ -34,10 +63,11 @@ def build_optimizer(
         name: As ``timm.optim.list_optimizers()`` lists it.
         learning_rate: Base rate of every group.
         weight_decay: Of matrices; vectors and embeddings are exempt.
+        layer_decay: See :func:`parameter_groups`.
         **options: Further arguments of that optimiser.
 
     Raises:
         ValueError: timm has no optimiser of that name.
     """
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(model, weight_decay, learning_rate, layer_decay)
     return create_optimizer_v2(groups, opt=name, lr=learning_rate, weight_decay=weight_decay, **options)

@@ -1,32 +1,58 @@
-"""The Trainer of handmim: transformers' own, plus an average of weights and a log of every loss term."""
+"""The Trainer of handmim: transformers' own, plus what a run of days and a released checkpoint want.
 
+An average of weights, layer-wise learning rates, a log of every loss term, metrics in millimetres on held-out data, and
+a stop at the first loss that is not finite.
+"""
+
+import json
 import os
+import re
+from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
+from handmim.errors import HandMIMError
+from handmim.geometry import similarity_align
 from handmim.training.ema import WeightAverage
-from handmim.training.optim import build_optimizer
+from handmim.training.optim import build_optimizer, parameter_groups
+
+METRICS = ("pa_mpjpe", "pa_mpvpe", "mpjpe")
+MILLIMETRES = 1000.0
+
+
+class NonFiniteLossError(HandMIMError, ArithmeticError):
+    """A loss or gradient that is no number; the message names the step, the terms and the samples."""
 
 
 @dataclass
 class HandMIMTrainingArguments(TrainingArguments):
-    """transformers' arguments with the package's defaults, and two of their own.
+    """transformers' arguments with the package's defaults, and three of their own.
 
     Args:
-        ema_decay: Decay a step of the average of weights that is released; 0 keeps none.
+        ema_decay: Decay a step of the average of weights that is evaluated and released; 0 keeps none.
         timm_optimizer: Name of an optimiser of timm's collection, used in place of ``optim``.
+        layer_decay: Factor of the learning rate for each block further from the head; 1 treats all alike.
     """
 
     ema_decay: float = field(default=0.999, metadata={"help": "Decay a step of the released average of weights."})
     timm_optimizer: str | None = field(default=None, metadata={"help": "Optimiser by timm's name, in place of optim."})
+    layer_decay: float = field(default=1.0, metadata={"help": "Factor of the learning rate a block, from the head."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Losses that are no numbers stop the run."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Data sets yield exactly what forward takes."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Name of the labels."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
 
     @property
     def device(self) -> torch.device:
@@ -36,32 +62,38 @@ class HandMIMTrainingArguments(TrainingArguments):
 
 
 class HandMIMTrainer(Trainer):
-    """``transformers.Trainer`` that follows the weights by an average and logs the terms of the loss.
+    """``transformers.Trainer`` that follows the weights by an average, logs the terms of the loss, and measures hands.
 
-    The model also trains under the plain ``Trainer``; this class adds what a released checkpoint wants.
+    The model also trains under the plain ``Trainer``; this class adds what a released checkpoint wants. With an
+    ``eval_dataset`` of items with joints it reports ``eval_pa_mpjpe``, ``eval_pa_mpvpe`` and ``eval_mpjpe`` (relative
+    to the wrist) in millimetres, of the averaged weights if there is an average.
     """
 
     args: HandMIMTrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("compute_metrics", mean_errors)
         super().__init__(*args, **kwargs)
         self.average = WeightAverage(self.model, self.args.ema_decay) if self.args.ema_decay else None
         self._terms: dict[str, Tensor] = {}
         self._terms_seen = 0
+        self._recent_ids: deque[list[str]] = deque(maxlen=self.args.gradient_accumulation_steps)
+        self.add_callback(_StopAtBadGradient(self))
         if self.average is not None:
             self.add_callback(_UpdateAverage(self.average))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """transformers' optimiser, or timm's where ``timm_optimizer`` names one."""
-        if self.args.timm_optimizer is None:
+        """transformers' optimiser, or timm's where ``timm_optimizer`` names one; with layer-wise rates if asked for."""
+        if self.optimizer is not None or (self.args.timm_optimizer is None and self.args.layer_decay == 1):
             return super().create_optimizer(model)
-        if self.optimizer is None:
-            self.optimizer = build_optimizer(
-                self.model if model is None else model,
-                self.args.timm_optimizer,
-                learning_rate=self.args.learning_rate,
-                weight_decay=self.args.weight_decay,
-            )
+        model = self.model if model is None else model
+        rates = (self.args.learning_rate, self.args.weight_decay)
+        if self.args.timm_optimizer is not None:
+            self.optimizer = build_optimizer(model, self.args.timm_optimizer, *rates, self.args.layer_decay)
+        else:
+            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(model, rates[1], rates[0], self.args.layer_decay)
+            self.optimizer = optimizer(groups, **options)
         return self.optimizer
 
     def compute_loss(
@@ -71,11 +103,48 @@ class HandMIMTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """The model's own loss; its terms are summed up for the next log line."""
+        """The model's own loss; its terms are summed up for the next log line.
+
+        Raises:
+            NonFiniteLossError: In training; nothing has been changed by this batch then.
+        """
+        inputs = dict(inputs)
+        ids = inputs.pop("sample_ids", None)
         outputs = model(**inputs)
         if model.training:
+            self._recent_ids.append(ids or [])
+            if not torch.isfinite(outputs.loss):
+                bad = [name for name, value in outputs.losses.items() if not torch.isfinite(value)]
+                raise self.not_finite(f"the loss is {outputs.loss.item()} ({', '.join(bad) or 'sum'})")
             self._remember(outputs.losses)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def not_finite(self, what: str) -> NonFiniteLossError:
+        """The error that stops a run, with the samples of the batch and where the last checkpoint is."""
+        ids = [name for batch in self._recent_ids for name in batch]
+        named = ", ".join(ids) if ids else "not named by the data set"
+        last = last_checkpoint(self.args.output_dir)
+        return NonFiniteLossError(
+            f"step {self.state.global_step + 1}: {what}; the samples of this batch are {named}. "
+            f"The last good checkpoint is {last or 'none: none was saved yet'}. Look at these samples' labels "
+            f"(handmim check-data), or go on from there with a smaller training.learning_rate"
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """transformers' evaluation, of the averaged weights if there is an average."""
+        model = self.accelerator.unwrap_model(self.model)
+        with nullcontext() if self.average is None else self.average.applied_to(model):
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss and errors of a batch: (B, 3) millimetres in the order of `METRICS`; meshes are not gathered."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        errors = hand_errors(outputs, inputs["labels"])
+        return loss.detach(), errors, errors.isfinite()
 
     def _remember(self, losses: dict[str, Tensor]) -> None:
         for name, value in losses.items():
@@ -102,17 +171,20 @@ class HandMIMTrainer(Trainer):
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
 
-    def save_average(self, folder: str | os.PathLike, dtype: torch.dtype = torch.float32) -> None:
-        """Write the averaged weights as a checkpoint that ``from_pretrained`` loads.
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None:
+            self.average.load(self.state.best_model_checkpoint)
+
+    def save_weights(self, folder: str | os.PathLike, dtype: torch.dtype = torch.float32) -> None:
+        """Write the averaged weights, or the last ones without an average, for ``from_pretrained``.
 
         Args:
             folder: Where ``config.json`` and ``model.safetensors`` go.
             dtype: Of the stored floating values; float16 halves the file and changes vertices by micrometres.
         """
-        if self.average is None:
-            raise ValueError("there is no average to save: this run was started with ema_decay=0")
         model = self.accelerator.unwrap_model(self.model)
-        state = self.average.state_dict(model)
+        state = model.state_dict() if self.average is None else self.average.state_dict(model)
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         model.save_pretrained(folder, state_dict=state)
 
@@ -123,3 +195,73 @@ class _UpdateAverage(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any) -> None:
         self.average.update(model.module if hasattr(model, "module") else model)
+
+
+class _StopAtBadGradient(TrainerCallback):
+    """A finite loss can have a gradient that is no number: it must not reach the weights."""
+
+    def __init__(self, trainer: HandMIMTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any
+    ) -> None:
+        if args.fp16:  # the scaler of losses overflows on purpose, and skips these steps itself
+            return
+        named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([gradient for _, gradient in named]))
+        if not torch.isfinite(norms).all():
+            bad = [name for (name, _), norm in zip(named, norms.tolist(), strict=True) if not np.isfinite(norm)]
+            raise self.trainer.not_finite(f"the gradient of {', '.join(bad[:3])} is not finite ({len(bad)} weights)")
+
+
+def hand_errors(outputs: Any, labels: dict[str, Tensor]) -> Tensor:
+    """Errors of each hand in millimetres, NaN where a point is not labelled.
+
+    Args:
+        outputs: `HandMIMMeshOutput` of B hands.
+        labels: Of the batch, with `joints` (B, 21, 3) and perhaps `vertices` (B, V, 3), metres.
+
+    Returns:
+        (B, 3): PA-MPJPE, PA-MPVPE, MPJPE relative to the wrist.
+    """
+    columns = torch.full((len(outputs.joints), len(METRICS)), torch.nan, device=outputs.joints.device)
+    for column, name in enumerate(("joints", "vertices")):
+        truth = labels.get(name)
+        if truth is None or truth.shape != outputs[name].shape:
+            continue
+        known = ~truth.isnan().flatten(1).any(1)
+        aligned, _ = similarity_align(outputs[name].float()[known], truth.float()[known])
+        columns[known, column] = (aligned - truth[known]).norm(dim=-1).mean(-1)
+        if name == "joints":
+            error = (outputs[name] - outputs[name][:, :1]) - (truth - truth[:, :1])
+            columns[:, 2] = error.norm(dim=-1).mean(-1)
+    return columns * MILLIMETRES
+
+
+def mean_errors(prediction: EvalPrediction) -> dict[str, float]:
+    """Mean over the hands that have the label; what no hand has is left out."""
+    errors = np.asarray(prediction.predictions, np.float64).reshape(-1, len(METRICS))
+    return {
+        name: float(np.nanmean(column))
+        for name, column in zip(METRICS, errors.T, strict=True)
+        if np.isfinite(column).any()
+    }
+
+
+def last_checkpoint(folder: str | os.PathLike) -> str | None:
+    """The newest whole checkpoint of a run; a run that was killed while it wrote one goes on from the one before."""
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if number and _is_whole(path):
+            found.append((int(number[1]), str(path)))
+    return max(found)[1] if found else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+    except (OSError, ValueError):
+        return False
+    return True

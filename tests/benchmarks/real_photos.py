@@ -3,9 +3,9 @@ r"""Score methods on annotated photographs: our model, MediaPipe, and the mean h
     python tests/benchmarks/real_photos.py --manifest PATH/manifest.json \
         [--model DIR|embedded] [--mediapipe-python PYTHON] [--out REPORT.json]
 
-Boxes and sides are given to every method. Our model runs through the front door. MediaPipe sees the picture cut to 2.2
-times the box, the left hands mirrored (its best case), and the whole picture; `--mediapipe-python` names an interpreter
-that has it, which may be another environment. The mean hand is that of the synthetic training set.
+Boxes and sides are given to every method. Our model and the mean hand are those of `handmim evaluate real-photos`,
+which gives a full report. MediaPipe sees the picture cut to 2.2 times the box, the left hands mirrored (its best case),
+and the whole picture; `--mediapipe-python` names an interpreter that has it, which may be another environment.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 MEDIAPIPE_CROP, MEDIAPIPE_SIZE = 2.2, 384
-COLUMNS = ("hands", "found", "mean_error", "mean_error_found", "pck_05", "pck_10", "pck_20", "auc", "pa_mpjpe_mm")
 # Runs in the other interpreter: pictures of an .npz -> landmarks (in shares of the picture) and world landmarks.
 MEDIAPIPE_WORKER = """
 import json, sys
@@ -46,71 +45,56 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--model", help="checkpoint folder or Hub id, or 'embedded'")
     parser.add_argument("--mediapipe-python", help="interpreter that has mediapipe <= 0.10.21")
-    parser.add_argument("--mean-hands", type=int, default=512, help="synthetic hands in the mean (0: no such row)")
+    parser.add_argument("--no-mean", action="store_true", help="leave the mean hand out")
     parser.add_argument("--out", type=Path, help="JSON report")
     args = parser.parse_args()
-    from handmim.evaluation.real_photos import load_manifest, score, select
+    from handmim.evaluation.mean_hand import NAME, predict_mean, synthetic_mean_hand
+    from handmim.evaluation.real_photos import RealPhotos
+    from handmim.evaluation.scoring import collect
 
-    photos = load_manifest(args.manifest)
+    reader = RealPhotos(args.manifest)
+    truth = collect(reader)
     methods: dict[str, Callable[[], dict[str, Any]]] = {}
-    if args.mean_hands:
-        methods["mean hand"] = lambda: {"mean hand": mean_prediction(photos, args.mean_hands)}
+    if not args.no_mean:
+        methods["mean hand"] = lambda: {NAME: predict_mean(truth, *synthetic_mean_hand())}
     if args.mediapipe_python:
-        methods["mediapipe"] = lambda: mediapipe_predictions(photos, args.mediapipe_python)
+        methods["mediapipe"] = lambda: mediapipe_predictions(list(reader), truth, args.mediapipe_python)
     if args.model:
-        methods["model"] = lambda: {f"handmim ({args.model})": model_prediction(photos, args.model)}
-    report: dict[str, Any] = {"manifest": str(args.manifest), "splits": {}}
-    for method in methods.values():
+        methods["model"] = lambda: {f"handmim ({args.model})": model_prediction(reader, args.model)}
+    figures: dict[str, Any] = {}
+    for title, method in methods.items():
         start = time.perf_counter()
-        for name, prediction in method().items():
-            for split in sorted({photo.split for photo in photos}):
-                rows = [row for row, photo in enumerate(photos) if photo.split == split]
-                figures = score([photos[row] for row in rows], select(prediction, rows))
-                report["splits"].setdefault(split, {})[name] = figures
-        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    for split, rows in report["splits"].items():
-        print_table(split, rows)
+        figures |= {name: scored(truth, prediction) for name, prediction in method().items()}
+        print(f"{title}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    print_tables(figures)
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1))
+        args.out.write_text(json.dumps({"manifest": args.manifest.name, "methods": figures}, indent=1))
 
 
-def model_prediction(photos: Sequence[Any], name: str) -> Any:
-    """Our model, by its front door; intrinsics are its own guess."""
+def model_prediction(reader: Any, name: str) -> Any:
+    """Our model, with the cameras of the manifest where it has them."""
     from handmim import HandMIM
-    from handmim.evaluation.real_photos import Prediction
+    from handmim.evaluation.predictions import Predictor, predict
 
     model = HandMIM.from_pretrained(None if name == "embedded" else name, detector="none")
-    hands = model(
-        [photo.image for photo in photos],
-        boxes=[photo.box[None] for photo in photos],
-        handedness=[[photo.handedness] for photo in photos],
-    )
-    return Prediction(
-        np.stack([hand.keypoints_2d for (hand,) in hands]).astype(np.float64),
-        np.stack([hand.joints for (hand,) in hands]).astype(np.float64),
-    )
+    predictor = Predictor(model.model, model.image_processor, vertices=False)
+    return predict(reader, predictor, count=len(reader))
 
 
-def mean_prediction(photos: Sequence[Any], count: int) -> Any:
-    """The mean of the generator's right hands, put into every box."""
-    import torch
+def scored(truth: Any, prediction: Any) -> dict[str, Any]:
+    """Figures of the hands with labelled points, and of each source; without rotation there is nothing to compare."""
+    from handmim.evaluation.scoring import score
 
-    from handmim.evaluation.real_photos import mean_hand, predict_mean
-    from handmim.synthesis.generator import generate
-
-    # The pictures are not looked at: the smallest will do.
-    labels = generate(seed=0, index=range(count), size=32, negatives=0.0).labels
-    keep = labels["keypoints_2d"].isfinite().flatten(1).all(1)
-    with torch.no_grad():
-        relative, local = mean_hand(*(labels[name][keep] for name in ("keypoints_2d", "joints", "global_orient")))
-    return predict_mean(photos, relative, local)
+    rows = [row for row, points in enumerate(truth.keypoints_2d) if not np.isnan(points).all()]
+    scores = score(truth.select(rows), prediction.select(rows))
+    return {"metrics": scores.metrics, "groups": scores.groups}
 
 
-def mediapipe_predictions(photos: Sequence[Any], python: str) -> dict[str, Any]:
+def mediapipe_predictions(photos: Sequence[Any], truth: Any, python: str) -> dict[str, Any]:
     """MediaPipe on crops and on whole pictures; of several hands the one nearest to the box's centre."""
     import torch
 
-    from handmim.evaluation.real_photos import Prediction
+    from handmim.evaluation.predictions import Predictions
     from handmim.geometry import affine_points, invert_affine
     from handmim.images import load_image
 
@@ -118,8 +102,8 @@ def mediapipe_predictions(photos: Sequence[Any], python: str) -> dict[str, Any]:
     cut = [mediapipe_crop(photo, picture) for photo, picture in zip(photos, pictures, strict=True)]
     nothing = np.full((len(photos), 21, 3), np.nan)
     crops, whole = (
-        Prediction(nothing[..., :2].copy(), nothing.copy()),
-        Prediction(nothing[..., :2].copy(), nothing.copy()),
+        Predictions(nothing[..., :2].copy(), nothing.copy()),
+        Predictions(nothing[..., :2].copy(), nothing.copy()),
     )
     centre = np.full(2, (MEDIAPIPE_SIZE - 1) / 2)
     for row, found in enumerate(run_mediapipe([crop for crop, _ in cut], python)):
@@ -129,7 +113,8 @@ def mediapipe_predictions(photos: Sequence[Any], python: str) -> dict[str, Any]:
             crops.joints[row] = hand[1] * ([-1, 1, 1] if photos[row].handedness == "left" else 1)
     for row, found in enumerate(run_mediapipe(pictures, python)):
         height, width = pictures[row].shape[:2]
-        hand = nearest_hand(found, (width, height), photos[row].box_centre, photos[row].box_side)
+        centre = truth.boxes[row].reshape(2, 2).mean(0)
+        hand = nearest_hand(found, (width, height), centre, truth.box_sides[row])
         if hand is not None:
             whole.keypoints_2d[row], whole.joints[row] = hand
     return {"mediapipe, crop 2.2": crops, "mediapipe, whole picture": whole}
@@ -143,7 +128,7 @@ def mediapipe_crop(photo: Any, picture: np.ndarray) -> tuple[np.ndarray, Any]:
     from handmim.image_processing_handmim import square_crop
 
     affine = crop_affine(torch.from_numpy(photo.box), MEDIAPIPE_SIZE, photo.handedness == "left", MEDIAPIPE_CROP)
-    pad = int(MEDIAPIPE_CROP * photo.box_side)
+    pad = int(MEDIAPIPE_CROP * (photo.box[2:] - photo.box[:2]).max())
     shifted = affine.clone()
     shifted[:, 2] -= affine[:, :2].sum(1) * pad
     wide = np.pad(picture, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
@@ -173,17 +158,16 @@ def nearest_hand(
     return None if best is None or best[0] >= 0.6 * box_side else best[1:]
 
 
-def print_table(split: str, rows: dict[str, dict[str, Any]]) -> None:
+def print_tables(figures: dict[str, Any]) -> None:
     """One line a method, then the mean error of each source."""
-    print(f"\n{split}\n{'':34s}" + "".join(f"{name.replace('mean_error', 'error'):>12s}" for name in COLUMNS))
-    for name, figures in rows.items():
-        print(f"{name[-34:]:34s}" + "".join(f"{figures.get(key, np.nan):12.4g}" for key in COLUMNS))
-    sources = sorted({source for figures in rows.values() for source in figures.get("sources", {})})
+    from handmim.evaluation.report import table
+
+    columns = ("found", "mean_2d", "mean_2d_found", "pck_2d_05", "pck_2d_10", "pck_2d_20", "auc_2d", "pa_mpjpe")
+    print(table({name: parts["metrics"] for name, parts in figures.items()}, columns))
+    sources = sorted({source for parts in figures.values() for source in parts["groups"]})
     for source in sources:
-        parts = {name: figures["sources"][source] for name, figures in rows.items() if "sources" in figures}
-        hands = next(iter(parts.values()))["hands"]
-        errors = ", ".join(f"{name} {part['mean_error']:.3f}" for name, part in parts.items())
-        print(f"  {source} ({hands}): {errors}")
+        rows = {name: parts["groups"][source] for name, parts in figures.items()}
+        print(f"\n{source} ({next(iter(rows.values()))['samples']})\n{table(rows, ('mean_2d', 'pa_mpjpe'))}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""The manifest of real photographs is read as it says, and predictions are scored in the frame of the picture."""
+"""The manifest of real photographs is read as it says; what is wrong with it is named."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from evaluation_reader import write_manifest
+from PIL import Image
 
-from handmim.evaluation.real_photos import Prediction, load_manifest, mean_hand, predict_mean, score, select
-from handmim.geometry import axis_angle_to_matrix
+from handmim.errors import DataError
+from handmim.evaluation.real_photos import RealPhotos
 
 
 def entry(name: str, **changes: object) -> dict:
@@ -21,75 +22,72 @@ def entry(name: str, **changes: object) -> dict:
     return plain | changes
 
 
-@pytest.fixture()
-def manifest(tmp_path: Path) -> Path:
-    (tmp_path / "photo.png").touch()
-    partly = entry("b")["keypoints_2d"]
-    partly[4] = None
-    samples = [
-        entry("a"),
-        entry("b", keypoints_2d=partly, handedness="left", source="film", split="held-out", keypoints_3d=None),
-        entry("c", bbox_source="mmpose annotation (tight on keypoints)", K=np.eye(3).tolist()),
-        entry("no side", handedness=None),
-        entry("no keypoints", keypoints_2d=None),
-    ]
-    path = tmp_path / "manifest.json"
-    path.write_text(json.dumps({"format": "realdata manifest v1", "samples": samples}))
+def write(folder: Path, samples: list, **top: object) -> Path:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({"format": "realdata manifest v1", "samples": samples} | top))
     return path
 
 
-def test_manifest(manifest: Path):
-    photos = load_manifest(manifest)
-    assert [photo.id for photo in photos] == ["a", "b", "c"]
-    assert [photo.split for photo in photos] == ["dev", "held-out", "dev"]
-    assert np.isnan(photos[1].keypoints_2d[4]).all() and np.isfinite(photos[1].keypoints_2d[5]).all()
-    assert np.isnan(photos[1].joints).all() and photos[1].joints.shape == (21, 3)
-    assert photos[0].box_side == 40 and photos[0].intrinsics is None
-    np.testing.assert_allclose(photos[2].box, [5.2, 7.6, 54.8, 32.4])  # tight: 24 % more, about the same centre
-    np.testing.assert_array_equal(photos[2].intrinsics, np.eye(3))
+@pytest.fixture()
+def manifest(tmp_path: Path) -> Path:
+    Image.new("RGB", (60, 40)).save(tmp_path / "photo.png")
+    partly = entry("b")["keypoints_2d"]
+    partly[4] = None
+    return write(
+        tmp_path,
+        [
+            entry("a"),
+            entry("b", keypoints_2d=partly, handedness="left", source="film", split="held-out", keypoints_3d=None),
+            entry("c", bbox_source="mmpose annotation (tight on keypoints)", K=np.eye(3).tolist()),
+            entry("no side", handedness=None),
+            entry("no keypoints", keypoints_2d=None),
+        ],
+    )
 
 
-def test_manifest_names_what_is_wrong(manifest: Path):
-    (manifest.parent / "photo.png").unlink()
-    with pytest.raises(FileNotFoundError, match="photo.png"):
-        load_manifest(manifest)
-    manifest.write_text('{"format": "other"}')
-    with pytest.raises(ValueError, match="'other'"):
-        load_manifest(manifest)
+def test_manifest(manifest: Path) -> None:
+    reader = RealPhotos(manifest)
+    assert [sample.id for sample in reader] == ["a", "b", "c"] and reader.groups == ["camera", "film", "camera"]
+    assert [s.id for s in RealPhotos(manifest.parent, "dev")] == ["a", "c"]
+    assert [s.id for s in RealPhotos(manifest, "held-out")] == ["b"]
+    a, b, c = reader
+    assert np.isnan(b.labels["keypoints_2d"][4]).all() and np.isfinite(b.labels["keypoints_2d"][5]).all()
+    assert set(b.labels) == {"keypoints_2d"} and a.intrinsics is None and b.handedness == "left"
+    np.testing.assert_allclose(c.box, [5.2, 7.6, 54.8, 32.4])  # tight: 24 % more, about the same centre
+    np.testing.assert_array_equal(c.intrinsics, np.eye(3))
+    assert "2 hands" in reader.notes[0]
 
 
-def test_scores(manifest: Path):
-    photos = load_manifest(manifest)
-    keypoints = np.stack([np.nan_to_num(photo.keypoints_2d) for photo in photos])
-    exact = Prediction(keypoints, np.stack([np.nan_to_num(photo.joints) * 3 for photo in photos]))
-    figures = score(photos, exact)
-    assert figures["mean_error"] == 0 and figures["pck_05"] == 1 and figures["auc"] == 1
-    assert figures["hands"] == figures["found"] == 3 and figures["hands_3d"] == 2
-    assert figures["pa_mpjpe_mm"] < 1e-6
-    assert set(figures["sources"]) == {"camera", "film"} and figures["sources"]["camera"]["hands"] == 2
-    keypoints[0] += [4, 0]  # a tenth of the box
-    keypoints[1] = np.nan  # not found: error 1
-    figures = score(photos, Prediction(keypoints))
-    assert figures["found"] == 2 and "pa_mpjpe_mm" not in figures
-    assert figures["mean_error"] == pytest.approx((21 * 0.1 + 20 * 1) / 62)
-    assert figures["mean_error_found"] == pytest.approx(0.05)
-    assert score(photos[:1], select(Prediction(keypoints), [0]))["mean_error"] == pytest.approx(0.1)
+def test_masks(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[10:20, 30:50] = True
+    write_manifest(tmp_path, 2)
+    Image.fromarray(mask).save(tmp_path / "mask0.png")
+    np.testing.assert_array_equal(RealPhotos(tmp_path)[0].load_mask(), mask)
 
 
-def test_mean_hand_is_put_into_boxes_and_mirrored(manifest: Path):
-    generator = torch.Generator().manual_seed(0)
-    local = torch.randn(21, 3, generator=generator, dtype=torch.float64) * 0.05
-    local -= local[:1].clone()
-    turns = axis_angle_to_matrix(torch.randn(5, 3, generator=generator, dtype=torch.float64))
-    joints = (turns @ local.T).transpose(1, 2) + torch.tensor([0, 0, 0.5])
-    flat = torch.rand(21, 2, generator=generator, dtype=torch.float64)
-    scale = torch.tensor([1.0, 2, 3, 4, 5], dtype=torch.float64)[:, None, None]
-    relative, mean = mean_hand(scale * flat + 7, joints, turns)
-    np.testing.assert_allclose(mean, local, atol=1e-12)
-    extent = relative.max(0) - relative.min(0)
-    assert extent.max() == pytest.approx(1 / 1.24)
-    photos = load_manifest(manifest)
-    prediction = predict_mean(photos, relative, mean)
-    np.testing.assert_allclose(prediction.keypoints_2d[0], np.array([30, 20]) + 40 * relative)
-    np.testing.assert_allclose(prediction.keypoints_2d[1], np.array([30, 20]) + 40 * relative * [-1, 1])
-    np.testing.assert_allclose(prediction.joints[1], mean * [-1, 1, 1])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"image": "gone.png"}, "gone.png is missing: .*sample a"), ({"image": "../x.png"}, "not below"),
+     ({"mask": "gone.png"}, "gone.png"), ({"bbox": [1, 2, 3]}, r"sample a: expected \(4,\)"), ({"image": 3}, "3"),
+     ({"keypoints_2d": [[1, 2]] * 20}, r"sample a: expected \(21, 2\)"), ({"keypoints_3d": "x"}, "sample a"),
+     ({"keypoints_2d": [[1]] * 21}, "sample a"), ({"K": [[1, 2], [3, 4]]}, r"sample a: expected \(3, 3\)")],
+)  # fmt: skip
+def test_wrong_entries_are_named(manifest: Path, changes: dict, message: str) -> None:
+    write(manifest.parent, [entry("a", **changes)])
+    with pytest.raises(DataError, match=message):
+        RealPhotos(manifest)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other", "samples": []}', '{"samples": {}}', "3"])
+def test_wrong_manifests(manifest: Path, text: str) -> None:
+    manifest.write_text(text)
+    with pytest.raises(DataError, match="manifest"):
+        RealPhotos(manifest)
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="manifest.json is missing"):
+        RealPhotos(tmp_path)
+    with pytest.raises(DataError, match="split of real-photos must be one of all"):
+        RealPhotos(write_manifest(tmp_path), "test")

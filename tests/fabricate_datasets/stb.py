@@ -8,6 +8,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 from scipy.spatial.transform import Rotation
 
+from fabricate_datasets.cameras import seen_by
 from fabricate_datasets.scenes import Scene
 
 # As in the README of the data set.
@@ -32,15 +33,14 @@ def write(root: Path, scenes: Sequence[Scene], sequences: Sequence[str]) -> dict
     truth: dict[str, list[np.ndarray]] = {"SK_color": [], "BB_left": [], "BB_right": []}
     pictures: dict[str, list[np.ndarray]] = {name: [] for name in truth}
     for scene in scenes:
-        joints, picture = seen_by(scene, COLOUR)
-        truth["SK_color"].append(joints)
-        pictures["SK_color"].append(picture)
-        joints, picture = seen_by(scene, STEREO)
-        truth["BB_left"].append(joints)
-        pictures["BB_left"].append(picture)
+        for name, camera in (("SK_color", COLOUR), ("BB_left", STEREO)):
+            seen = seen_by(scene, camera, (640, 480))
+            truth[name].append(seen.joints.astype(np.float64))
+            pictures[name].append(seen.image)
+        joints = truth["BB_left"][-1]
         truth["BB_right"].append(joints - [BASE_LINE / 1000, 0, 0])
         disparity = STEREO[0, 0] * BASE_LINE / 1000 / joints[:, 2].mean()
-        pictures["BB_right"].append(np.roll(picture, -round(disparity), axis=1))
+        pictures["BB_right"].append(np.roll(pictures["BB_left"][-1], -round(disparity), axis=1))
     labels = {
         "SK": [DEPTH_ROTATION @ official(joints) + DEPTH_SHIFT[:, None] for joints in truth["SK_color"]],
         "BB": [official(joints) for joints in truth["BB_left"]],
@@ -54,24 +54,6 @@ def write(root: Path, scenes: Sequence[Scene], sequences: Sequence[str]) -> dict
             for number, picture in enumerate(frames):
                 Image.fromarray(picture).save(folder / f"{camera}_{number}.png", compress_level=1)
     return truth
-
-
-def seen_by(scene: Scene, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (21, 3) and 640 x 480 picture of a camera that is turned so that it looks almost at the hand."""
-    middle = scene.joints.mean(0).astype(np.float64)
-    angle = [np.arctan2(middle[1], middle[2]) + 0.03, -np.arctan2(middle[0], middle[2]) + 0.04, 0.0]
-    turn = Rotation.from_rotvec(angle).as_matrix()
-    # A homography from pixels of the new picture to pixels of the scene's.
-    back = scene.intrinsics @ turn.T @ np.linalg.inv(camera)
-    back /= back[2, 2]
-    # Pillow samples at x + 0.5.
-    corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    back = corner @ back @ np.linalg.inv(corner)
-    back /= back[2, 2]
-    picture = Image.fromarray(scene.image).transform(
-        (640, 480), Image.Transform.PERSPECTIVE, back.ravel()[:8].tolist(), Image.Resampling.BILINEAR
-    )
-    return scene.joints @ turn.T, np.array(picture)
 
 
 def official(joints: np.ndarray) -> np.ndarray:

@@ -8,9 +8,12 @@ import yaml
 from transformers import Trainer
 
 from handmim.modeling_handmim import HandMIMForMeshEstimation
-from handmim.training.datasets.synthetic import SyntheticHands, already_collated
+from handmim.training.datasets.items import collate_hands
+from handmim.training.datasets.synthetic import SyntheticHands
 from handmim.training.ema import EMA_FILE
-from handmim.training.finetuning import build_model, finetune, load_recipe
+from handmim.training.finetuning import finetune, prepare_recipe
+from handmim.training.recipe import RecipeError, load_recipe
+from handmim.training.starting_points import build_model
 from handmim.training.trainer import HandMIMTrainingArguments
 
 SMALL = {"size": "tiny", "image_size": 64, "num_hidden_layers": 2, "feature_layers": [1, 2], "stem": "residual"}
@@ -22,7 +25,7 @@ def recipe():
     return {
         "name": "small",
         "model": SMALL | EXTRAS,
-        "data": {"kind": "synthetic", "samples": 32, "seed": 3},
+        "data": [{"name": "synthetic", "samples": 32, "seed": 3}],
         "training": {
             "per_device_train_batch_size": 4,
             "max_steps": 4,
@@ -50,7 +53,7 @@ def test_release_loads_and_predicts(tmp_path, recipe):
     finetune(recipe, tmp_path)
     model = HandMIMForMeshEstimation.from_pretrained(tmp_path / "release", dtype=torch.float32).eval()
     with torch.no_grad():
-        outputs = model(SyntheticHands(2, seed=5, size=64).__getitems__([0, 1])["pixel_values"])
+        outputs = model(collate_hands(SyntheticHands(2, seed=5, size=64).__getitems__([0, 1]))["pixel_values"])
     assert torch.isfinite(outputs.vertices).all()
     assert (tmp_path / "release" / "preprocessor_config.json").is_file()
 
@@ -59,7 +62,7 @@ def test_plain_trainer_trains_too(tmp_path, recipe):
     arguments = HandMIMTrainingArguments(output_dir=str(tmp_path), **recipe["training"] | {"save_strategy": "no"})
     model = build_model(recipe["model"], seed=0)
     data = SyntheticHands(16, seed=3, size=64)
-    result = Trainer(model=model, args=arguments, train_dataset=data, data_collator=already_collated).train()
+    result = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate_hands).train()
     assert result.training_loss > 0
 
 
@@ -87,5 +90,5 @@ def test_bad_recipes_are_refused(tmp_path):
         load_recipe("no-such-recipe")
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump({"model": {}, "data": {}, "training": {}, "typo": 1}))
-    with pytest.raises(ValueError, match="wrong.yaml"):
-        load_recipe(path)
+    with pytest.raises(RecipeError, match="wrong.yaml.*typo"):
+        prepare_recipe(path)

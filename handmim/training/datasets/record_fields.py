@@ -61,3 +61,27 @@ def text(record: Mapping[str, Any], field: str, where: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: {field} must be a text, got {value!r:.60}")
     return value
+
+
+class RowBuffer:
+    """Rows of one array whose number is not known before; grows in place, so memory is never held twice.
+
+    Args:
+        shape: Of a row; float32.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.rows = np.empty((256, *shape), np.float32)
+        self.count = 0
+
+    def append(self, row: np.ndarray) -> None:
+        if self.count == len(self.rows):
+            # Nobody else refers to the array: it is handed out at the end only.
+            self.rows.resize((self.count * 3 // 2, *self.rows.shape[1:]), refcheck=False)
+        self.rows[self.count] = row
+        self.count += 1
+
+    def array(self) -> np.ndarray:
+        """(count, *shape), all rows; nothing may be appended afterwards."""
+        self.rows.resize((self.count, *self.rows.shape[1:]), refcheck=False)
+        return self.rows
