@@ -5,73 +5,14 @@ Nothing heavy is imported before a command runs.
 
 import argparse
 from pathlib import Path
-import argparse
-from pathlib import Path
 from typing import Any
 
 
 def add_commands(commands: Any) -> None:
     """Add this package's commands to the command line (the sub-parsers of `handmim`)."""
+    _add_finetune(commands)
     _add_check_data(commands)
     _add_data(commands)
-
-
-def _add_check_data(commands: Any) -> None:
-    check = commands.add_parser(
-        "check-data",
-        help="find what is wrong with labels before training",
-        description="Tests all labels of a folder of pictures with labels.jsonl (or of a data set, --dataset), and names "
-        "every fault by line (or sample) and field. Exit code 1 if there are errors; warnings can be right.",
-    )
-    check.add_argument("path", type=Path, metavar="PATH", help="the folder")
-    check.add_argument("--split", metavar="S", help="label file without .jsonl, or split (default: labels, the first)")
-    check.add_argument("--images", action="store_true", help="also open every picture's header")
-    check.add_argument("--dataset", default="folder", metavar="NAME", help="see handmim data list (default: folder)")
-    check.add_argument(
-        "--hand-model-path", type=Path, metavar="P", help="MANO file or folder, for data sets that need it"
-    )
-    check.set_defaults(run=run_check_data)
-
-
-def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="the data sets that can be read").add_subparsers(metavar="ACTION")
-    data.required = True
-    data.add_parser("list", help="names and homepages").set_defaults(run=run_data_list)
-    info = data.add_parser(
-        "info",
-        help="what of a data set is there and what is missing",
-        description="Exit code 1 if the split cannot be read; without --split, if anything that a split needs is missing.",
-    )
-    info.add_argument("name", metavar="NAME", help="see handmim data list")
-    info.add_argument("root", type=Path, metavar="ROOT", help="folder of the official layout")
-    info.add_argument("--split", metavar="S", help="only this one (default: all)")
-    info.add_argument("--sheet", type=Path, metavar="OUT.png", help="draw samples with their labels")
-    info.add_argument(
-        "--hand-model-path", type=Path, metavar="P", help="MANO file or folder, for data sets that need it"
-    )
-    info.set_defaults(run=run_data_info)
-
-
-def run_check_data(args: argparse.Namespace) -> int:
-    """`handmim check-data`."""
-    from .datasets.data_commands import check_data
-
-    return check_data(args)
-
-
-def run_data_list(args: argparse.Namespace) -> int:
-    """`handmim data list`."""
-    from .datasets.data_commands import data_list
-
-    return data_list()
-
-
-def run_data_info(args: argparse.Namespace) -> int:
-    """`handmim data info`."""
-    from .datasets.data_commands import data_info
-
-    return data_info(args)
-    _add_finetune(commands)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,3 +70,60 @@ def run_finetune(args: argparse.Namespace) -> int:
     finetune(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
     print(f"wrote the trained model to {args.out / 'release'}")
     return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# check-data and data
+
+
+def _add_check_data(commands: Any) -> None:
+    check = commands.add_parser(
+        "check-data",
+        help="find what is wrong with labels before training",
+        description="Tests all labels of a folder of pictures with labels.jsonl (or of a data set, --dataset), and "
+        "names every fault by line (or sample) and field. Exit code 1 if there are errors; warnings can be right.",
+    )
+    check.add_argument("path", type=Path, metavar="PATH", help="the folder")
+    check.add_argument("--split", metavar="S", help="label file without .jsonl, or split (default: labels, the first)")
+    check.add_argument("--images", action="store_true", help="also open every picture's header")
+    check.add_argument("--dataset", default="folder", metavar="NAME", help="see handmim data list (default: folder)")
+    check.add_argument("--hand-model-path", type=Path, metavar="P", help="MANO file or folder, where labels need it")
+    check.set_defaults(run=run_check_data)
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="the data sets that can be read").add_subparsers(metavar="ACTION")
+    data.required = True
+    data.add_parser("list", help="names and homepages").set_defaults(run=run_data_list)
+    info = data.add_parser(
+        "info",
+        help="what of a data set is there and what is missing",
+        description="Exit code 1 if the split cannot be read; without --split, if anything that one needs is missing.",
+    )
+    info.add_argument("name", metavar="NAME", help="see handmim data list")
+    info.add_argument("root", type=Path, metavar="ROOT", help="folder of the official layout")
+    info.add_argument("--split", metavar="S", help="only this one (default: all)")
+    info.add_argument("--sheet", type=Path, metavar="OUT.png", help="draw samples with their labels")
+    info.add_argument("--hand-model-path", type=Path, metavar="P", help="MANO file or folder, where labels need it")
+    info.set_defaults(run=run_data_info)
+
+
+def run_check_data(args: argparse.Namespace) -> int:
+    """`handmim check-data`."""
+    from .datasets.data_commands import check_data
+
+    return check_data(args)
+
+
+def run_data_list(args: argparse.Namespace) -> int:
+    """`handmim data list`."""
+    from .datasets.data_commands import data_list
+
+    return data_list()
+
+
+def run_data_info(args: argparse.Namespace) -> int:
+    """`handmim data info`."""
+    from .datasets.data_commands import data_info
+
+    return data_info(args)
