@@ -107,7 +107,9 @@ class RHD(HandReader):
 
     def _select(self, hands: str, min_visible: int) -> None:
         seen = self.visibility.sum(1) >= min_visible
-        self.notes.append(f"{int((~seen).sum())} hands with fewer than {min_visible} visible keypoints were left out")
+        if not seen.all():
+            few = int((~seen).sum())
+            self.notes.append(f"{few} hands with fewer than {min_visible} visible keypoints were left out")
         if hands == "dominant":
             seen &= self._dominant()
         for column in ("numbers", "keypoints", "visibility", "joints", "intrinsics", "right"):

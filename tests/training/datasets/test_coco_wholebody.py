@@ -1,0 +1,153 @@
+"""COCO-WholeBody's hands come out as the scenes they were written from."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fabricate_datasets import coco_wholebody as fabricator
+from fabricate_datasets.scenes import make_scenes
+
+from handmim.errors import DataError
+from handmim.training.datasets import json_records
+from handmim.training.datasets.coco_wholebody import CocoWholeBody
+from handmim.training.datasets.registry import open_dataset
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return make_scenes(3, seed=13, size=(320, 240), side=("right", "left", "right"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, scenes) -> tuple[Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("coco")
+    return root, fabricator.write(root, scenes)
+
+
+@pytest.fixture()
+def changeable(tmp_path: Path, written) -> tuple[Path, dict[str, Any]]:
+    return shutil.copytree(written[0], tmp_path / "coco"), copy.deepcopy(written[1])
+
+
+# Small pieces: records that begin in one and end in another must be read as well.
+@pytest.mark.parametrize("piece", [97, 2**22])
+def test_samples_are_the_scenes(written, scenes, piece: int, monkeypatch):
+    monkeypatch.setattr(json_records, "PIECE_CHARACTERS", piece)
+    reader = open_dataset("coco-wholebody", written[0], "val")
+    assert [sample.id for sample in reader] == ["5000-right", "5001-left", "5002-right"]
+    for number, (sample, scene) in enumerate(zip(reader, scenes, strict=True)):
+        expected = scene.keypoints_2d.copy()
+        if number == 0:
+            expected[2] = np.nan
+        np.testing.assert_allclose(sample.labels["keypoints_2d"], expected, atol=1e-4)
+        assert sample.handedness == scene.side and sample.visibility is None and sample.intrinsics is None
+        assert sample.image.name == f"{100 + 7 * number:012d}.jpg" and sample.image.is_file()
+        assert (sample.box[:2] < scene.box[:2]).all() and (sample.box[2:] > scene.box[2:]).all()
+        assert sample.labels.keys() == {"keypoints_2d"}
+
+
+def test_both_hands_of_a_person_are_samples(changeable, scenes):
+    root, data = changeable
+    other = scenes[1]
+    data["annotations"][0] |= {
+        key: value for key, value in data["annotations"][1].items() if key.startswith(f"{other.side}hand")
+    }
+    fabricator.write_annotations(root, data)
+    left, right = CocoWholeBody(root, "val")[0], CocoWholeBody(root, "val")[1]
+    assert (left.id, right.id) == ("5000-left", "5000-right") and left.image == right.image
+    np.testing.assert_allclose(left.labels["keypoints_2d"], other.keypoints_2d, atol=1e-4)
+
+
+def test_confidence_can_leave_points_out(written):
+    keypoints = CocoWholeBody(written[0], "val", min_confidence=0.2)[1].labels["keypoints_2d"]
+    assert np.flatnonzero(np.isnan(keypoints[:, 0])).tolist() == [4, 9, 14, 19]
+
+
+def test_points_outside_are_left_out_and_counted(changeable):
+    root, data = changeable
+    data["annotations"][1]["lefthand_kpts"][12] = 2000.0
+    fabricator.write_annotations(root, data)
+    reader = CocoWholeBody(root, "val")
+    assert np.isnan(reader[1].labels["keypoints_2d"][4]).all() and "1 keypoints" in reader.notes[0]
+
+
+def test_other_places_of_the_files(changeable):
+    root, _ = changeable
+    (root / "annotations" / "coco_wholebody_val_v1.0.json").rename(root / "coco_wholebody_val_v1.0.json")
+    (root / "images").mkdir()
+    (root / "val2017").rename(root / "images" / "val2017")
+    assert len(CocoWholeBody(root, "val")) == 3
+    parts = {part.path: part.found for part in CocoWholeBody.contents(root)}
+    assert parts["coco_wholebody_val_v1.0.json"] == 1 and parts["images/val2017"] == 3 and parts["train2017"] == 0
+
+
+def _short(data: dict[str, Any]) -> None:
+    data["annotations"][1]["lefthand_kpts"].pop()
+
+
+def _nan(data: dict[str, Any]) -> None:
+    data["annotations"][1]["lefthand_kpts"][5] = float("nan")
+
+
+def _text(data: dict[str, Any]) -> None:
+    data["annotations"][1]["lefthand_box"][0] = "ten"
+
+
+def _no_flag(data: dict[str, Any]) -> None:
+    del data["annotations"][1]["lefthand_valid"]
+
+
+def _no_picture(data: dict[str, Any]) -> None:
+    data["annotations"][1]["image_id"] = 3
+
+
+def _outside(data: dict[str, Any]) -> None:
+    data["annotations"][1]["lefthand_kpts"][0::3] = [700.0] * 21
+
+
+@pytest.mark.parametrize(
+    ("damage", "field"),
+    [
+        (_short, "lefthand_kpts"),
+        (_nan, "lefthand_kpts"),
+        (_text, "lefthand_box"),
+        (_no_flag, "lefthand_valid"),
+        (_no_picture, "image_id 3"),
+        (_outside, "lefthand_kpts"),
+    ],
+)
+def test_wrong_labels_are_named(changeable, damage: Callable, field: str):
+    root, data = changeable
+    damage(data)
+    fabricator.write_annotations(root, data)
+    with pytest.raises(DataError, match=rf"coco_wholebody_val_v1\.0\.json: annotation 5001.*{field}"):
+        CocoWholeBody(root, "val")
+
+
+@pytest.mark.parametrize("name", ["../000000000100.jpg", "/etc/passwd"])
+def test_paths_out_of_the_root_are_refused(changeable, name: str):
+    root, data = changeable
+    data["images"][0]["file_name"] = name
+    fabricator.write_annotations(root, data)
+    with pytest.raises(DataError, match="not below"):
+        CocoWholeBody(root, "val")
+
+
+def test_missing_and_damaged_files_are_named(changeable):
+    root, _ = changeable
+    with pytest.raises(DataError, match=r"coco_wholebody_train_v1\.0\.json is missing"):
+        CocoWholeBody(root)
+    file = root / "annotations" / "coco_wholebody_val_v1.0.json"
+    whole = file.read_text()
+    for damaged in (whole[: len(whole) // 2], "[1, 2]", '{"images": []}', '{"images": [3], "annotations": []}', "\x00"):
+        file.write_text(damaged)
+        with pytest.raises(DataError, match=r"coco_wholebody_val_v1\.0\.json"):
+            CocoWholeBody(root, "val")
+    file.write_text(whole)
+    (root / "val2017" / "000000000107.jpg").unlink()
+    with pytest.raises(DataError, match=r"000000000107\.jpg is missing"):
+        CocoWholeBody(root, "val")
