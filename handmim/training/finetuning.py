@@ -13,8 +13,8 @@ A recipe is one YAML file, one published checkpoint or number::
 
 ``base: NAME`` takes another recipe and changes it. ``batch_size`` is that of a step over all processes. Run it with
 ``handmim finetune RECIPE --out FOLDER``, or for several processes with
-``torchrun --nproc-per-node N -m handmim.training.finetuning RECIPE --out FOLDER``; the same command after an interruption
-goes on from the last checkpoint, bit for bit.
+``torchrun --nproc-per-node N -m handmim.training.finetuning RECIPE --out FOLDER``; the same command after an
+interruption goes on from the last checkpoint, bit for bit.
 """
 
 import argparse
@@ -124,12 +124,12 @@ def training_arguments(section: Mapping[str, Any], output_dir: str | os.PathLike
         raise RecipeError(f"training has unknown fields {', '.join(sorted(unknown))}; see HandMIMTrainingArguments")
     total = section.pop("batch_size", None)
     if total is not None:
-        parts = int(os.environ.get("WORLD_SIZE", "1")) * int(section.get("gradient_accumulation_steps", 1))
-        if not isinstance(total, int) or total < 1 or total % parts:
+        shares = int(os.environ.get("WORLD_SIZE", "1")) * int(section.get("gradient_accumulation_steps", 1))
+        if not isinstance(total, int) or total < 1 or total % shares:
             raise RecipeError(
-                f"training.batch_size must be a multiple of {parts} (processes x accumulation), got {total}"
+                f"training.batch_size must be a multiple of {shares}, processes x accumulation, got {total}"
             )
-        section["per_device_train_batch_size"] = total // parts
+        section["per_device_train_batch_size"] = total // shares
     try:
         return HandMIMTrainingArguments(output_dir=str(output_dir), **section)
     except (TypeError, ValueError) as error:

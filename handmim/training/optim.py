@@ -22,8 +22,8 @@ def parameter_groups(
         model: Whose parameters they are.
         weight_decay: Of matrices.
         learning_rate: With `layer_decay`: rate of what comes after the transformer's blocks.
-        layer_decay: Factor of the learning rate for each block further from the head (BEiT, section A.2; iBOT fine-tunes
-            with 0.65 to 0.75); the patch embedding counts as one more. 1 makes no difference between layers.
+        layer_decay: Factor of the learning rate for each block further from the head (BEiT; iBOT fine-tunes with
+            0.65 to 0.75); the patch embedding counts as one more. 1 makes no difference between layers.
 
     Returns:
         Groups for an optimiser: two, or with layer-wise rates up to two a layer, each with its `lr`.

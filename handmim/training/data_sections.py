@@ -1,0 +1,186 @@
+"""From the `data` and `validation` sections of a recipe to data sets, and what does not fit is told before the run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ..modeling_handmim import HandMIMForMeshEstimation
+from .augmentation import Augmentation
+from .datasets.check import check_reader
+from .datasets.crops import TRAINING_LABELS, HandCrops
+from .datasets.items import HandItems
+from .datasets.mixture import Mixture
+from .datasets.registry import open_dataset, reader_class
+from .datasets.sample import HAND_MODEL_LABELS, HandReader
+from .datasets.synthetic import SyntheticHands
+from .recipe import RecipeError
+
+# The loss terms that a label feeds.
+USED_BY: dict[str, tuple[str, ...]] = {name: (name,) for name in TRAINING_LABELS}
+USED_BY["keypoints_2d"] = ("keypoints_2d", "heatmap", "heatmap_keypoints")
+# Keys of an entry that are not the reader's.
+COMMON = {"name", "weight", "labels", "augmentation", "check", "box_scale"}
+
+
+def build_training_data(recipe: Mapping[str, Any], model: HandMIMForMeshEstimation, seed: int) -> HandItems:
+    """The data set of a run: one, or a mixture by weight.
+
+    Args:
+        recipe: With `data`, a list of entries (see `build_entry`, and `weight`: the relative share of samples, by
+            default all), `augmentation` (strengths, or false) and `epoch_samples` (items of an epoch; by default the
+            number of all samples on disk, or of synthetic ones if there are no others).
+        model: What it is for.
+        seed: Of augmentation, mixture and, unless an entry gives another, synthetic images.
+
+    Raises:
+        RecipeError, DataError: Anything wrong, by entry.
+    """
+    entries = recipe.get("data")
+    if not isinstance(entries, list) or not entries:
+        raise RecipeError(f"data must be a list of data sets, each with its name, got {entries!r}")
+    default = recipe.get("augmentation")
+    datasets = [
+        build_entry(entry, f"data.{place}", model, seed + place, entry.get("augmentation", default))
+        for place, entry in enumerate(map(_checked, entries))
+    ]
+    weights = [entry.get("weight") for entry in entries]
+    length = recipe.get("epoch_samples")
+    if len(datasets) == 1 and length is None:
+        return datasets[0]
+    if len(set(weight is None for weight in weights)) > 1:
+        raise RecipeError(f"data must have a weight in every entry or in none, got {weights}")
+    if length is None:
+        stored = [len(dataset) for dataset in datasets if isinstance(dataset, HandCrops)]
+        length = sum(stored or [len(dataset) for dataset in datasets])
+    try:
+        return Mixture(datasets, None if None in weights else weights, length=length, seed=seed)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"data: {error}") from error
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise RecipeError(f"an entry of data must be a mapping with a name, got {entry!r}")
+    return entry
+
+
+def build_entry(
+    entry: Mapping[str, Any], where: str, model: HandMIMForMeshEstimation, seed: int, augmentation: Any = False
+) -> HandItems:
+    """One data set.
+
+    Args:
+        entry: name: of a data set (`registry.READERS`) or "synthetic"; labels: those to use, by default all that have a
+            loss weight; check: false to skip the check of all labels; and for data on disk root, split, augmentation
+            and further arguments of the reader; for synthetic ones samples, seed, negatives, first, new_each_epoch.
+        where: Its place in the recipe, for messages.
+        model: What it is for.
+        seed: Of the augmentation.
+        augmentation: See `Augmentation.from_section`.
+
+    Raises:
+        RecipeError, DataError: Labels that no loss uses or of another hand model, files that are missing, labels that
+            cannot be right.
+    """
+    labels = wanted_labels(entry.get("labels"), f"{where}.labels", model.config.loss_weights)
+    size = model.config.image_size
+    options = {key: value for key, value in entry.items() if key not in COMMON}
+    if entry["name"] == "synthetic":
+        _match_hand_model("synthetic", SyntheticHands.hand_model, labels, where, model)
+        return _synthetic(options, where, size, seed, labels)
+    reader = open_reader(entry["name"], options, where, model)
+    if not len(reader):
+        raise RecipeError(f"{where}: {reader.name} in {reader.root}, split {reader.split}, has no sample")
+    _match_hand_model(reader.name, reader.hand_model, labels, where, model)
+    if entry.get("check", True):
+        report = check_reader(reader)
+        report.raise_for_errors()
+        if not set(labels) & set(report.labels):
+            found = ", ".join(sorted(report.labels)) or "nothing"
+            raise RecipeError(f"{where}: {reader.name} labels {found}; the run would learn from {', '.join(labels)}")
+    try:
+        strength = Augmentation.from_section(augmentation)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    box_scale = entry.get("box_scale", 1.2)
+    return HandCrops(reader, size, augmentation=strength, seed=seed, labels=labels, box_scale=box_scale)
+
+
+def build_validation_data(entry: Any, model: HandMIMForMeshEstimation) -> HandItems | None:
+    """The held-out data set of a run: crops as the image processor cuts them, with joints, and meshes if they fit.
+
+    Args:
+        entry: `validation` of the recipe, as one of `data`; None: there is none.
+        model: What it is for.
+    """
+    if not entry:
+        return None
+    entry = dict(_checked(entry))
+    if "labels" not in entry and entry["name"] != "synthetic":
+        theirs = reader_class(entry["name"]).hand_model
+        foreign = () if theirs in (None, model.config.hand_model) else HAND_MODEL_LABELS
+        wanted = wanted_labels(None, "validation.labels", model.config.loss_weights)
+        entry["labels"] = [name for name in wanted if name not in foreign]
+    return build_entry(entry, "validation", model, seed=0)
+
+
+def wanted_labels(given: Any, where: str, weights: Mapping[str, float]) -> list[str]:
+    """The labels that some loss term uses: of those a recipe names, or of all.
+
+    Raises:
+        RecipeError: One that is named is unknown, or used by none.
+    """
+    if given is None:
+        return [name for name in TRAINING_LABELS if any(weights.get(term) for term in USED_BY[name])]
+    if not isinstance(given, list) or not given or not set(given) <= set(TRAINING_LABELS):
+        raise RecipeError(f"{where} must be a list of some of {', '.join(TRAINING_LABELS)}, got {given!r}")
+    for name in given:
+        if not any(weights.get(term) for term in USED_BY[name]):
+            terms = " and ".join(f"model.loss_weights.{term}" for term in USED_BY[name])
+            raise RecipeError(f"{where} names {name}, but {terms} is 0: no loss would use it")
+    if "vertices" in given and "joints" not in given:
+        raise RecipeError(f"{where} names vertices without joints: vertices are compared relative to the wrist joint")
+    return given
+
+
+def _match_hand_model(
+    name: str, theirs: str | None, labels: list[str], where: str, model: HandMIMForMeshEstimation
+) -> None:
+    ours = model.config.hand_model
+    foreign = [label for label in labels if label in HAND_MODEL_LABELS]
+    if theirs not in (None, ours) and foreign:
+        raise RecipeError(
+            f"{where}: the {', '.join(foreign)} of {name} belong to the hand model {theirs!r}, the network's is "
+            f"{ours!r}; set model.hand_model: {theirs}, or give the entry labels: [joints, keypoints_2d]"
+        )
+
+
+def open_reader(name: str, options: dict[str, Any], where: str, model: HandMIMForMeshEstimation) -> HandReader:
+    """A reader with the options of an entry; one that needs the hand model's file takes the network's.
+
+    Raises:
+        RecipeError: No root, or an option that this reader does not have.
+    """
+    options = dict(options)
+    parameters = inspect.signature(reader_class(name)).parameters
+    if "root" not in options:
+        raise RecipeError(f"{where}: {name} needs its folder: root in the recipe, or --data {name}=FOLDER")
+    unknown = options.keys() - parameters.keys()
+    if unknown:
+        known = ", ".join(sorted(parameters.keys() | COMMON))
+        raise RecipeError(f"{where} has unknown fields {', '.join(sorted(unknown))}; {name} takes {known}")
+    if "hand_model_path" in parameters and model.config.hand_model == "mano":
+        options.setdefault("hand_model_path", model.hand_model.path)
+    return open_dataset(name, options.pop("root"), options.pop("split", None), **options)
+
+
+def _synthetic(options: dict[str, Any], where: str, size: int, seed: int, labels: list[str]) -> SyntheticHands:
+    options = {"seed": seed, "size": size} | options
+    try:
+        return SyntheticHands(options.pop("samples"), labels=labels, **options)
+    except KeyError as error:
+        raise RecipeError(f"{where}: synthetic needs samples, how many there are") from error
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}: {error}") from error

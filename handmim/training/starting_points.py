@@ -1,0 +1,197 @@
+"""What a fine-tuning run starts from: random weights, a checkpoint, a pre-trained backbone, or a ViT of timm's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from ..configuration_handmim import HandMIMConfig
+from ..hand import EMBEDDED_CHECKPOINT
+from ..modeling_handmim import HandMIMForMeshEstimation, HandMIMModel
+from .recipe import RecipeError
+
+logger = logging.get_logger(__name__)
+
+STARTS = ("size", "checkpoint", "pretrained")
+OPTIONS = ("timm", "frozen_blocks", "hand_model_path")
+# Parts of other models that follow the tokens, and have no place in a backbone.
+SKIPPED_PREFIXES = ("head.", "head_drop.", "fc_norm.", "pre_logits.", "decoder", "mask_token")
+MAX_WEIGHT_BYTES = 8 << 30
+
+
+def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
+    """The model of a recipe.
+
+    Args:
+        section: `model` of the recipe. One of
+            size: a new network (`HandMIMConfig.from_size`);
+            checkpoint: a mesh model, folder or Hub name, or the name of the one in the package;
+            pretrained: a pre-trained backbone, folder or Hub name: the head is new;
+            and any of
+            timm: weights for the backbone of a new network: a file, or a name that timm knows and loads;
+            frozen_blocks: see `freeze_blocks`;
+            hand_model_path: of MANO's file, for `hand_model: mano`;
+            further fields of `HandMIMConfig`.
+        seed: Of new weights, which depend on nothing else.
+
+    Raises:
+        RecipeError: An unknown field, or weights that do not fit.
+    """
+    section = dict(section)
+    starts = [name for name in STARTS if name in section]
+    if len(starts) != 1:
+        raise RecipeError(f"model must have one of {', '.join(STARTS)}, got {', '.join(starts) or 'none'}")
+    fields = {field.name for field in dataclasses.fields(HandMIMConfig)}
+    unknown = section.keys() - fields - {*STARTS, *OPTIONS}
+    if unknown:
+        raise RecipeError(f"model has unknown fields {', '.join(sorted(unknown))}; HandMIMConfig lists those there are")
+    timm_weights, frozen = section.pop("timm", None), section.pop("frozen_blocks", 0)
+    hand_model_path = section.pop("hand_model_path", None)
+    torch.manual_seed(seed)
+    if starts == ["size"]:
+        config = HandMIMConfig.from_size(section.pop("size"), **section)
+        model = HandMIMForMeshEstimation(config, hand_model_path=hand_model_path)
+    else:
+        source = section.pop(starts[0])
+        if timm_weights is not None:
+            raise RecipeError(f"model.timm is for a new network (size), not for one with {starts[0]}")
+        if source == EMBEDDED_CHECKPOINT.name and not Path(source).exists():
+            source = EMBEDDED_CHECKPOINT
+        model = _load(source, starts[0] == "pretrained", section | {"hand_model_path": hand_model_path})
+    if timm_weights is not None:
+        load_timm_weights(model.backbone, timm_weights)
+    freeze_blocks(model, frozen)
+    return model
+
+
+def _load(source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> HandMIMForMeshEstimation:
+    model, info = HandMIMForMeshEstimation.from_pretrained(
+        source, dtype=torch.float32, output_loading_info=True, **changes
+    )
+    # transformers leaves a head that is missing as a whole out of its list of missing keys
+    missing = sorted(info["missing_keys"])
+    if backbone_only:
+        missing = [name for name in missing if name.startswith("backbone.")]
+    faults = missing or sorted(str(fault) for fault in info["mismatched_keys"])
+    if faults:
+        word = "lacks" if missing else "has other shapes of"
+        hint = "" if backbone_only else "; a backbone alone is loaded by model.pretrained"
+        raise RecipeError(f"{source} {word} {len(faults)} weights of this model, {', '.join(faults[:3])}, ...{hint}")
+    return model
+
+
+def load_timm_weights(backbone: HandMIMModel, source: str) -> list[str]:
+    """Put a vision transformer of timm's into a backbone; position embeddings are resampled to its image size.
+
+    Args:
+        backbone: Of the same width and depth, stem "patch".
+        source: File (.safetensors, or .pth with tensors only, as timm, MAE and DINO publish them), or a model name that
+            timm finds weights for (from its cache, or the network).
+
+    Returns:
+        Names of weights that were not used: of a classifier or decoder.
+
+    Raises:
+        RecipeError: Any weight of the backbone is missing, has another shape, or the file holds parts that the
+            backbone has not, such as layer scale: it would then compute something else.
+    """
+    state = read_weights(Path(source)) if Path(source).is_file() else _download(source)
+    try:
+        state = checkpoint_filter_fn(state, backbone.encoder)
+    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"{source} holds no vision transformer that fits model.size: {error}") from error
+    wanted = backbone.encoder.state_dict()
+    missing = [name for name in wanted if name not in state]
+    skipped = [name for name in state if name not in wanted]
+    strange = [name for name in skipped if not name.startswith(SKIPPED_PREFIXES)]
+    unlike = [
+        f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    for faults, word in ((unlike, "has weights of other shapes"), (missing, "lacks"), (strange, "has further parts")):
+        if faults:
+            raise RecipeError(f"{source} does not fit model.size: it {word}: {', '.join(faults[:3])} ({len(faults)})")
+    backbone.encoder.load_state_dict({name: state[name] for name in wanted})
+    logger.warning(
+        f"{source}: {len(wanted)} weights loaded into the backbone, not used: {', '.join(skipped) or 'none'}"
+    )
+    return skipped
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file, without running code from it.
+
+    Raises:
+        RecipeError: Too large, or not such a file.
+    """
+    if path.stat().st_size > MAX_WEIGHT_BYTES:
+        raise RecipeError(f"{path} is larger than {MAX_WEIGHT_BYTES >> 30} GiB; it holds no vision transformer")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever a damaged file leads to
+        raise RecipeError(f"{path} is no file of weights (.safetensors, or .pth with tensors only): {error}") from error
+    for key in ("model", "state_dict", "teacher"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise RecipeError(f"{path} must hold a mapping of names to tensors")
+    prefixes = ("module.", "backbone.")
+    for prefix in prefixes:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    import timm
+
+    if not timm.is_model(name.split(".")[0].removeprefix("hf_hub:")) and not name.startswith("hf_hub:"):
+        raise RecipeError(f"model.timm must be a file or a model of timm's with weights, got {name!r}")
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise RecipeError(f"timm could not load {name!r}: {error}; give a file that was downloaded before") from error
+
+
+def freeze_blocks(model: HandMIMForMeshEstimation, blocks: int) -> None:
+    """Keep the first blocks of the backbone as they are (section 3.3, figure 7), and what comes before them.
+
+    With one block or more the patch embedding, class token and position embedding are frozen too, as in MAE's partial
+    fine-tuning (He et al. 2022, section 4.3). With all blocks the last norm still learns. Frozen modules stay in
+    evaluation mode whatever `model.train()` says: stochastic depth and batch norm must not change them.
+
+    Args:
+        model: Whose parameters get `requires_grad=False`.
+        blocks: How many, from the first.
+
+    Raises:
+        RecipeError: There are fewer blocks.
+    """
+    encoder = model.backbone.encoder
+    depth = len(encoder.blocks)
+    if isinstance(blocks, bool) or not isinstance(blocks, int) or not 0 <= blocks <= depth:
+        raise RecipeError(f"model.frozen_blocks must be a number from 0 to {depth}, got {blocks!r}")
+    if blocks == 0:
+        return
+    encoder.cls_token.requires_grad_(False)
+    encoder.pos_embed.requires_grad_(False)
+    for module in (encoder.patch_embed, *encoder.blocks[:blocks]):
+        stay_in_evaluation(module.requires_grad_(False))
+
+
+def stay_in_evaluation(module: nn.Module) -> None:
+    """Evaluation mode for good: later calls of `train` leave the module as it is."""
+    module.eval()
+    module.train = MethodType(lambda self, mode=True: self, module)  # type: ignore[method-assign]
