@@ -21,7 +21,7 @@ def _add_evaluate(commands: Any) -> None:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure a model, or a submission file, on a benchmark",
+        help="measure a model, or a submission file, on labelled data",
         description="Prints a table. With --model it writes report.json, curves.png, samples.csv and, for FreiHAND and "
         "HO3D, the official pred.json and pred.zip. A run that was stopped continues where it was.",
     )

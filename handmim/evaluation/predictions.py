@@ -1,0 +1,293 @@
+"""A network's answers for every sample of a data set, in the camera frame of the pictures, in chunks that are kept.
+
+A long run may be stopped at any time: each finished chunk is a file, and the next run with the same model, data and
+options starts behind the last one. The folder's name is a fingerprint of all three, so that nothing else reuses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..atomic_files import atomic_file
+from ..errors import DataError, HandMIMError, ModelError
+from ..training.datasets.sample import HandReader, HandSample, keypoint_box
+from .tta import View, view_of, widen
+
+FIELDS = ("keypoints_2d", "joints", "vertices")
+CHUNK = 256
+# Crops that wait for the network, in batches: enough to hide the reading, little memory.
+AHEAD = 2
+# What can be wrong with a chunk file that a crash or a full disk left behind, or somebody put there.
+_CHUNK_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a method says about N hands, in the frame of their pictures; NaN for a hand it did not find.
+
+    Attributes:
+        keypoints_2d: (N, 21, 2) float32 or float64, pixels of the picture.
+        joints: (N, 21, 3) metres (or any unit, if only measured after alignment), camera frame; None if not given.
+        vertices: (N, V, 3) metres, camera frame; None if not given.
+        intrinsics: (N, 3, 3) pixels: the camera that the predictions belong to; None if not given.
+        faces: (F, 3) int64 of `vertices`, of the right hand; None without vertices.
+        hand_model: "mano", "open", or None.
+    """
+
+    keypoints_2d: np.ndarray
+    joints: np.ndarray | None = None
+    vertices: np.ndarray | None = None
+    intrinsics: np.ndarray | None = None
+    faces: np.ndarray | None = None
+    hand_model: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.keypoints_2d)
+
+    def select(self, rows: Sequence[int]) -> Predictions:
+        """The predictions of some of the hands."""
+        rows = list(rows)
+        names = ("keypoints_2d", "joints", "vertices", "intrinsics")
+        return replace(self, **{n: None if (v := getattr(self, n)) is None else v[rows] for n in names})
+
+
+class Predictor:
+    """A mesh model and its image processor as a function of samples.
+
+    Args:
+        model: `HandMIMForMeshEstimation`, or whatever is called and answers like it.
+        processor: `HandMIMImageProcessor`.
+        views: Of test-time augmentation (`tta`); none: the plain crop.
+        vertices: Whether vertices are wanted.
+    """
+
+    def __init__(self, model: Any, processor: Any, views: Sequence[View] = (), vertices: bool = True) -> None:
+        self.model, self.processor, self.views = model, processor, tuple(views)
+        self.fields = FIELDS if vertices else FIELDS[:-1]
+        self.size = int(processor.size["height"])
+        self.scored = bool(getattr(model.config, "score_head", False))
+
+    def crops(self, sample: HandSample) -> dict[str, Tensor]:
+        """The network's input for one sample: one row, or one for each side where the side is unknown.
+
+        Raises:
+            DataError: naming the sample, if its picture, box or camera cannot be used.
+        """
+        box = sample_box(sample)
+        sides = [sample.handedness] if sample.handedness else ["right", "left"] if self.scored else ["right"]
+        options = widen(self.size, self.processor.box_scale) if self.views else {}
+        try:
+            return dict(
+                self.processor(
+                    sample.image,
+                    boxes=np.stack([box] * len(sides)),
+                    handedness=sides,
+                    intrinsics=sample.intrinsics,
+                    return_tensors="pt",
+                    **options,
+                )
+            )
+        except HandMIMError as error:
+            raise DataError(f"sample {sample.id}: {error}") from error
+
+    @torch.inference_mode()
+    def __call__(self, crops: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+        """The network on the crops of several samples -> `fields` and `intrinsics`, one row a sample."""
+        inputs = {name: torch.cat([crop[name] for crop in crops]) for name in crops[0]}
+        owners = [row for row, crop in enumerate(crops) for _ in range(len(crop["boxes"]))]
+        hands = self.processor.post_process_hand_mesh(self._run(inputs), inputs)
+        best: list[dict[str, Any] | None] = [None] * len(crops)
+        for row, hand in zip(owners, hands, strict=True):
+            known = best[row]
+            if known is None or hand["score"] > known["score"]:
+                best[row] = hand
+        return {name: np.stack([hand[name] for hand in best]) for name in (*self.fields, "intrinsics")}
+
+    def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs in the pixels and the camera of the crops; with views their mean."""
+        if not self.views:
+            return self._forward(inputs["pixel_values"], inputs["intrinsics"])
+        results = []
+        for view in self.views:
+            seen = view_of(inputs["pixel_values"], inputs["intrinsics"], view, self.size)
+            results.append(seen.undo(self._forward(seen.pixel_values, seen.intrinsics)))
+        # Of rotations no mean is needed: only points are measured.
+        means = {name: torch.stack([result[name] for result in results]).mean(0) for name in FIELDS}
+        return results[0] | means
+
+    def _forward(self, pixel_values: Tensor, intrinsics: Tensor) -> dict[str, Tensor]:
+        device, dtype = self.model.device, self.model.dtype
+        output = self.model(pixel_values=pixel_values.to(device, dtype), intrinsics=intrinsics.to(device))
+        return {name: output[name].float().cpu() for name in output if torch.is_tensor(output[name])}
+
+
+def sample_box(sample: HandSample) -> np.ndarray:
+    """(4,) xyxy pixels: the sample's box, or the one around its labelled keypoints.
+
+    Raises:
+        DataError: it has neither.
+    """
+    if sample.box is not None:
+        return np.asarray(sample.box, np.float64)
+    box = keypoint_box(sample.labels["keypoints_2d"]) if "keypoints_2d" in sample.labels else np.full(4, np.nan)
+    if np.isnan(box).any():
+        raise DataError(f"sample {sample.id} has neither a box nor labelled 2D keypoints: nobody can say where to look")
+    return box.astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chunks
+
+
+def predict(
+    reader: HandReader,
+    predictor: Predictor,
+    *,
+    count: int,
+    folder: Path | None = None,
+    batch_size: int = 32,
+    workers: int = 4,
+    chunk: int = CHUNK,
+    progress: bool = True,
+) -> Predictions:
+    """Predict the first samples of a reader.
+
+    Args:
+        reader: The data set.
+        predictor: The network.
+        count: Number of samples.
+        folder: Where chunks are kept and looked for (see `run_folder`); None keeps none.
+        batch_size: Samples that go through the network together.
+        workers: Threads that read and crop pictures.
+        chunk: Samples a file.
+        progress: Whether a bar on stderr shows how far it is (on a terminal only).
+
+    Returns:
+        The predictions, in the reader's order. The same bits whether the run was interrupted or not.
+
+    Raises:
+        DataError: A sample cannot be used.
+        ModelError: The network gave something that is not finite.
+    """
+    spans = [(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    done = {span: _load_chunk(folder, span, predictor.fields) for span in spans}
+    missing = [span for span in spans if done[span] is None]
+    bar = _bar(count, count - sum(stop - start for start, stop in missing), progress)
+    with bar, ThreadPoolExecutor(workers) as pool:
+        stream = _ahead(
+            pool,
+            lambda index: predictor.crops(reader[index]),
+            (index for span in missing for index in range(*span)),
+            AHEAD * batch_size,
+        )
+        try:
+            for span in missing:
+                done[span] = _predict_span(reader, predictor, span, stream, batch_size, bar)
+                _save_chunk(folder, span, done[span])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    arrays = {name: np.concatenate([done[span][name] for span in spans]) for name in (*predictor.fields, "intrinsics")}
+    hand = predictor.model.hand_model
+    faces = np.asarray(hand.faces.cpu(), np.int64) if "vertices" in arrays else None
+    return Predictions(**arrays, faces=faces, hand_model=predictor.model.config.hand_model)
+
+
+def _predict_span(
+    reader: HandReader,
+    predictor: Predictor,
+    span: tuple[int, int],
+    stream: Iterator[dict[str, Tensor]],
+    batch_size: int,
+    bar: Any,
+) -> dict[str, np.ndarray]:
+    parts = []
+    for start in range(*span, batch_size):
+        size = min(batch_size, span[1] - start)
+        parts.append(predictor([next(stream) for _ in range(size)]))
+        for name, values in parts[-1].items():
+            bad = ~np.isfinite(values).reshape(size, -1).all(1)
+            if bad.any():
+                sample = reader[start + int(bad.argmax())].id
+                raise ModelError(f"the model's {name} for sample {sample} are not finite; are its weights damaged?")
+        bar.update(size)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], Any], items: Iterable[int], depth: int) -> Iterator[Any]:
+    """Results of `work` in order, at most `depth` of them ahead of the reader."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _bar(total: int, initial: int, progress: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total, initial=initial, unit="hand", desc="predict", file=sys.stderr, disable=None if progress else True
+    )
+
+
+def fingerprint(description: dict[str, Any]) -> str:
+    """16 hexadecimal digits of a description that JSON can hold."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_folder(root: Path, description: dict[str, Any]) -> Path:
+    """The folder of the chunks of one model, data set and options, below `root`; made if need be.
+
+    Args:
+        root: Where the chunks of all runs are.
+        description: All that decides about a prediction; kept beside the chunks for people to read.
+    """
+    folder = root / fingerprint(description)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / "run.json") as file:
+        file.write(json.dumps(description, indent=1, sort_keys=True).encode())
+    return folder
+
+
+def _chunk_path(folder: Path, span: tuple[int, int]) -> Path:
+    return folder / f"{span[0]:07d}-{span[1]:07d}.npz"
+
+
+def _save_chunk(folder: Path | None, span: tuple[int, int], arrays: dict[str, np.ndarray]) -> None:
+    if folder is None:
+        return
+    with atomic_file(_chunk_path(folder, span)) as file:
+        np.savez(file, **arrays)
+
+
+def _load_chunk(folder: Path | None, span: tuple[int, int], fields: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays of a finished chunk; None if it is not there. A damaged file is told, and made again."""
+    if folder is None or not _chunk_path(folder, span).is_file():
+        return None
+    path = _chunk_path(folder, span)
+    try:
+        with np.load(path, allow_pickle=False) as file:  # the archive's check sums are compared while reading
+            arrays = {name: file[name] for name in (*fields, "intrinsics")}
+        for name, values in arrays.items():
+            if len(values) != span[1] - span[0] or values.dtype != np.float32 or not np.isfinite(values).all():
+                raise ValueError(f"{name} is {values.dtype} {values.shape}")
+    except _CHUNK_ERRORS as error:
+        print(f"handmim: {path.name} is damaged ({error}); predicting it again", file=sys.stderr)
+        return None
+    return arrays

@@ -1,0 +1,226 @@
+"""`handmim evaluate`: from a model or a submission to a table, a report and the files beside it."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import report as reports
+from .benchmarks import Benchmark, baselines, benchmark, measure, open_reader
+from .scoring import Truth, collect
+
+if TYPE_CHECKING:
+    from ..training.datasets.sample import HandReader
+    from .predictions import Predictions
+
+CHUNKS = "predictions"
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Run the command: options as `commands` declares them -> exit code."""
+    chosen = benchmark(args.benchmark)
+    if args.pred is not None:
+        from .official_report import score_file
+
+        report, per_sample = score_file(chosen, args, command(args), _private(args))
+        out = args.out
+    else:
+        report, per_sample = _model(chosen, args)
+        out = output_folder(args)
+    print(reports.text(report))
+    written = write(report, per_sample, out, args.report)
+    if written:
+        print("wrote " + ", ".join(str(path) for path in written))
+    return 0
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """Where the files of a model's evaluation go."""
+    return args.out or Path(f"{args.benchmark}-{Path(reports.public_name(model_name(args))).name}")
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """The model as the user named it."""
+    from ..hand import EMBEDDED_CHECKPOINT
+    from .commands import EMBEDDED
+
+    return EMBEDDED_CHECKPOINT.name if args.model == EMBEDDED else args.model
+
+
+def write(
+    report: Mapping[str, Any], per_sample: tuple[list[str], Mapping[str, Any]], out: Path | None, extra: Path | None
+) -> list[Path]:
+    """Report, curves and figures of each sample into a folder, and the report to another place as well."""
+    written = []
+    if extra is not None:
+        reports.save(report, extra)
+        written.append(extra)
+    if out is None:
+        return written
+    reports.save(report, out / "report.json")
+    reports.save_samples(out / "samples.csv", *per_sample)
+    written += [out / "report.json", out / "samples.csv"]
+    from .curves import PlotError, plot
+
+    try:
+        plot([report], out / "curves.png")
+        written.append(out / "curves.png")
+    except PlotError as error:  # the figures are there all the same
+        print(f"handmim: no curves.png: {error}", file=sys.stderr)
+    except ValueError:  # nothing has a curve
+        pass
+    return written
+
+
+def command(args: argparse.Namespace) -> str:
+    """The command line without paths: of folders and files only their names."""
+    parts = ["handmim", "evaluate", args.benchmark]
+    if args.pred is not None:
+        parts += ["--pred", args.pred.name]
+    else:
+        parts += ["--model", reports.public_name(args.model)]
+    parts += ["--data", args.data.resolve().name]
+    for name in ("split", "limit", "batch_size", "device"):
+        value = getattr(args, name)
+        if value is not None and value != args.parser.get_default(name):
+            parts += [f"--{name.replace('_', '-')}", str(value)]
+    parts += ["--tta"] if args.tta else []
+    return shlex.join(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A model
+
+
+def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any], tuple[list[str], Mapping[str, Any]]]:
+    """Predict, measure -> report, and names and figures of the samples."""
+    from .tta import DEFAULT_VIEWS, describe
+
+    options = {} if args.hand_model_path is None else {"hand_model_path": args.hand_model_path}
+    reader = open_reader(chosen, args.data, args.split, **_accepted(chosen, options))
+    hand = _load(args)
+    model, processor = hand.model, hand.image_processor
+    same_hand = reader.hand_model == model.config.hand_model
+    truth = collect(reader, args.limit, vertices=same_hand)
+    views = DEFAULT_VIEWS if args.tta else ()
+    about = reports.describe_model(model, processor, model_name(args))
+    out = output_folder(args)
+    predicted = _predictions(reader, truth, hand, views, about, out, args)
+    with _progress(len(truth) if truth.masks else 0, "masks") as progress:
+        scores = measure(chosen, reader, truth, predicted, progress)
+    official, notes, checksums = {}, [*getattr(reader, "notes", ())], {}
+    if chosen.official:
+        from .official_report import score_model
+
+        official, more, checksums = score_model(chosen, args.data, predicted, reader.split, out, scores)
+        notes += more
+    trained_on = args.trained_on or reports.training_set(model, None if args.model == "embedded" else args.model)
+    report = reports.build(
+        benchmark=chosen.name,
+        title=chosen.title,
+        protocol=chosen.rules,
+        split=reader.split,
+        samples=len(truth),
+        scores=scores,
+        baselines=baselines(chosen, truth),
+        official=official,
+        model=about,
+        data={
+            "root_name": args.data.resolve().name,
+            "checksum": truth.checksum,
+            "pictures_checksum": truth.files,
+            **checksums,
+        },
+        options={
+            "tta": describe(views),
+            "trained_on": trained_on,
+            "limit": args.limit,
+            "batch_size": args.batch_size,
+            "device": str(model.device),
+        },
+        notes=[*notes, *_box_notes(reader, truth)],
+        command=command(args),
+        private=_private(args),
+    )
+    return report, (truth.ids, scores.per_sample)
+
+
+def _accepted(chosen: Benchmark, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that the reader knows."""
+    if not options or chosen.name == "real-photos":
+        return {}
+    from ..training.datasets.registry import reader_class
+
+    known = inspect.signature(reader_class(chosen.dataset).__init__).parameters
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _load(args: argparse.Namespace) -> Any:
+    """The front door's loader, which checks the checkpoint and speeds the network up; no detector is needed."""
+    from ..commands import load_model
+    from .commands import EMBEDDED
+
+    model = None if args.model == EMBEDDED else args.model
+    return load_model(argparse.Namespace(**{**vars(args), "model": model, "detector": "none"}))
+
+
+def _predictions(
+    reader: HandReader,
+    truth: Truth,
+    hand: Any,
+    views: tuple,
+    about: Mapping[str, Any],
+    out: Path,
+    args: argparse.Namespace,
+) -> Predictions:
+    """Chunks of an earlier run of the same model on the same samples are used."""
+    from .predictions import Predictor, predict, run_folder
+    from .tta import describe
+
+    predictor = Predictor(hand.model, hand.image_processor, views, vertices=truth.vertices is not None or truth.masks)
+    description = {
+        "model": {name: value for name, value in about.items() if name not in ("name", "revision")},
+        "data": [reader.name, reader.split, truth.checksum, truth.files],
+        "fields": predictor.fields,
+        "tta": describe(views),
+        "device": hand.model.device.type,
+        "versions": reports.versions(),
+    }
+    folder = run_folder(out / CHUNKS, description)
+    return predict(reader, predictor, count=len(truth), folder=folder, batch_size=args.batch_size, workers=args.workers)
+
+
+@contextmanager
+def _progress(total: int, what: str) -> Any:
+    """A bar on stderr as a function of the number done; nothing is shown for a total of 0."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, file=sys.stderr, disable=None if total else True) as bar:
+        update: Callable[[int], Any] = lambda done: bar.update(done - bar.n)  # noqa: E731
+        yield update
+
+
+def _box_notes(reader: HandReader, truth: Truth) -> list[str]:
+    """Boxes from labels make the task easier than it is for a user: said in the report."""
+    boxless = sum(reader[row].box is None for row in range(len(truth)))
+    sideless = sum(side is None for side in truth.sides)
+    notes = []
+    if boxless:
+        notes.append(f"{boxless} of {len(truth)} samples have no box: it is taken from their labelled keypoints")
+    if sideless:
+        notes.append(f"the side of {sideless} of {len(truth)} hands is not labelled: the model finds it")
+    return notes
+
+
+def _private(args: argparse.Namespace) -> list[Path]:
+    """Paths that must not reach a report: what the user named, and where the command runs."""
+    named = (args.data, args.pred, args.out, args.report, args.hand_model_path, args.model)
+    paths = [Path(path) for path in named if path is not None and (os.path.isabs(path) or Path(path).exists())]
+    return [*paths, *(path.resolve() for path in paths), Path.cwd(), Path.home()]

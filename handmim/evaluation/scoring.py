@@ -1,0 +1,380 @@
+"""Measures of any data set whose labels are known: joints, keypoints, meshes, masks, as far as a sample has them.
+
+The official protocols of FreiHAND and HO3D are in `official`; here is what the other data sets are scored with, and
+what the papers report beside the official figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..training.datasets.sample import HandReader, HandSample
+from . import official
+from .alignment import scale_translation_align
+from .metrics import mean_error, normalized_errors_2d, pa_mpjpe, pck, pck_curve, point_errors
+from .predictions import Predictions, sample_box
+
+WRIST, MIDDLE = 0, 9
+POINT_LABELS = {"keypoints_2d": 2, "joints": 3}
+# Highest threshold of 2D curves, as a share of the box's longer side, and their shape.
+RANGE_2D, STEPS_2D = 0.3, 61
+RANGE_3D_MM, STEPS_3D = (0.0, 50.0), 100
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The labels of N samples, NaN where a sample lacks one.
+
+    Attributes:
+        ids: Names of the samples.
+        boxes: (N, 4) float64 xyxy pixels.
+        sides: "left", "right" or None for each.
+        keypoints_2d: (N, 21, 2) float64 pixels.
+        joints: (N, 21, 3) float64 metres, camera frame.
+        vertices: (N, V, 3) float32 metres, camera frame; None if no sample has any.
+        masks: Whether any sample has a mask.
+        groups: A part of the data set for each sample, measured by itself as well; None without parts.
+        hand_model: Whose vertices these are.
+        checksum: SHA-256 of everything above, 16 hexadecimal digits.
+        files: The same of the pictures' names and sizes in bytes.
+    """
+
+    ids: list[str]
+    boxes: np.ndarray
+    sides: list[str | None]
+    keypoints_2d: np.ndarray
+    joints: np.ndarray
+    vertices: np.ndarray | None = None
+    masks: bool = False
+    groups: list[str] | None = None
+    hand_model: str | None = None
+    checksum: str = ""
+    files: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def box_sides(self) -> np.ndarray:
+        """(N,) longer sides of the boxes, pixels."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2]).max(1)
+
+    def select(self, rows: Sequence[int]) -> Truth:
+        """The labels of some of the samples."""
+        rows = list(rows)
+        arrays = {name: getattr(self, name)[rows] for name in ("boxes", *POINT_LABELS)}
+        if self.vertices is not None:
+            arrays["vertices"] = self.vertices[rows]
+        lists = {name: [getattr(self, name)[row] for row in rows] for name in ("ids", "sides")}
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        return replace(self, **arrays, **lists, groups=groups)
+
+
+def collect(reader: HandReader, count: int | None = None, vertices: bool = True) -> Truth:
+    """The labels of the first samples of a reader.
+
+    Raises:
+        DataError: There is no sample, or none has a label that can be measured, or one has no box.
+    """
+    count = len(reader) if count is None else min(count, len(reader))
+    if not count:
+        raise DataError(f"{reader.name} has no sample in its split {reader.split!r}")
+    points = {name: np.full((count, 21, size), np.nan) for name, size in POINT_LABELS.items()}
+    boxes, ids, sides, meshes, masks, has_vertices = np.zeros((count, 4)), [], [], None, False, False
+    digest, files = hashlib.sha256(), hashlib.sha256()
+    for row in range(count):
+        sample = reader[row]
+        ids.append(sample.id)
+        sides.append(sample.handedness)
+        boxes[row] = sample_box(sample)
+        masks |= sample.load_mask is not None
+        for name in points.keys() & sample.labels.keys():
+            points[name][row] = sample.labels[name]
+        has_vertices |= "vertices" in sample.labels
+        if "vertices" in sample.labels and vertices:
+            if meshes is None:
+                meshes = np.full((count, *sample.labels["vertices"].shape), np.nan, np.float32)
+            meshes[row] = sample.labels["vertices"]
+        _digest(sample, boxes[row], digest)
+        files.update(repr((sample.image.name, _bytes(sample.image))).encode())
+    if not has_vertices and not masks and all(np.isnan(target).all() for target in points.values()):
+        raise DataError(
+            f"{reader.name} has no labels in its split {reader.split!r}: nothing can be measured; "
+            f"its splits are {', '.join(reader.splits)}"
+        )
+    return Truth(
+        ids=ids,
+        boxes=boxes,
+        sides=sides,
+        **points,
+        vertices=meshes,
+        masks=masks,
+        groups=list(reader.groups)[:count] if hasattr(reader, "groups") else None,
+        hand_model=reader.hand_model if has_vertices else None,
+        checksum=digest.hexdigest()[:16],
+        files=files.hexdigest()[:16],
+    )
+
+
+def _digest(sample: HandSample, box: np.ndarray, digest: Any) -> None:
+    """Everything that decides about a figure, but the picture."""
+    digest.update(repr((sample.id, sample.handedness, sorted(sample.labels))).encode())
+    for value in (box, sample.intrinsics, *(sample.labels.get(name) for name in (*POINT_LABELS, "vertices"))):
+        digest.update(b"-" if value is None else np.ascontiguousarray(value, np.float64).tobytes())
+
+
+def _bytes(path: Any) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # told when the picture is read; a submission needs none
+        return -1
+
+
+def wrist_aligned(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Shift predictions to the true wrist; where it is not labelled (fingertips only) to the labelled joints' mean.
+
+    Args:
+        predicted, target: (B, 21, 3); NaN where not labelled.
+
+    Returns:
+        (B, 21, 3) shifted predictions.
+    """
+    labelled = ~np.isnan(target).any(-1, keepdims=True)
+    weight = np.where(labelled[:, :1], np.arange(21)[:, None] == WRIST, labelled)
+    weight = weight / np.maximum(weight.sum(1, keepdims=True), 1)
+    shift = np.where(weight > 0, (target - predicted) * weight, 0.0).sum(1, keepdims=True)
+    return predicted + shift
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A share of points (or samples) over a threshold.
+
+    Attributes:
+        title: What is counted.
+        unit: Of the thresholds.
+        thresholds, values: As long as each other; values in [0, 1].
+        area: Under the curve, over the width of the range, in [0, 1]; by trapezoids unless given.
+    """
+
+    title: str
+    unit: str
+    thresholds: list[float]
+    values: list[float]
+
+    area: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.area):
+            x, y = np.array(self.thresholds), np.array(self.values)
+            area = ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0])
+            object.__setattr__(self, "area", float(area))  # frozen, but not finished yet
+
+
+@dataclass(eq=False)
+class Scores:
+    """Figures of one method on one data set.
+
+    Attributes:
+        metrics: Name (see `measures.MEASURES`) -> value.
+        curves: Name -> curve.
+        per_sample: Name -> (N,) one figure a sample, NaN where it has none.
+        omitted: What could not be measured -> why.
+        groups: Part of the data set -> its metrics.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    per_sample: dict[str, np.ndarray] = field(default_factory=dict)
+    omitted: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, other: Scores) -> None:
+        """Take over the figures of `other`."""
+        for name in ("metrics", "curves", "per_sample", "omitted", "groups"):
+            getattr(self, name).update(getattr(other, name))
+
+
+def nan_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where everything is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(-1) / known.sum(-1)
+
+
+def curve(errors: Tensor, title: str, unit: str, low: float, high: float, steps: int) -> Curve:
+    """Share of labelled points whose error is at most each of equally spaced thresholds."""
+    thresholds = torch.linspace(low, high, steps, dtype=torch.float64)
+    return Curve(title, unit, thresholds.tolist(), pck_curve(errors.double(), thresholds).tolist())
+
+
+def score(truth: Truth, predicted: Predictions, range_3d_mm: tuple[float, float] = RANGE_3D_MM) -> Scores:
+    """Everything that the labels allow, but masks.
+
+    Args:
+        truth: N samples.
+        predicted: The same N samples; NaN for hands that were not found: their 2D points count as error 1 (of the box's
+            side), in 3D they are left out.
+        range_3d_mm: Thresholds of the 3D PCK curves' areas.
+
+    Returns:
+        The figures, and those of each group.
+    """
+    scores = Scores()
+    scores.add(score_2d(truth, predicted))
+    scores.add(score_3d(truth, predicted, range_3d_mm))
+    names = sorted(set(truth.groups or ()))
+    for name in names if len(names) > 1 else ():
+        rows = [row for row, group in enumerate(truth.groups) if group == name]
+        part = score(replace(truth.select(rows), groups=None), predicted.select(rows), range_3d_mm)
+        scores.groups[name] = {"samples": len(rows), **part.metrics}
+    return scores
+
+
+def score_2d(truth: Truth, predicted: Predictions) -> Scores:
+    """Errors of the 2D keypoints as a share of the box's longer side, and in pixels."""
+    scores = Scores()
+    if np.isnan(truth.keypoints_2d).all():
+        scores.omitted["2D keypoints"] = "not labelled"
+        return scores
+    keypoints, target = (torch.from_numpy(np.asarray(p.keypoints_2d, np.float64)) for p in (predicted, truth))
+    errors = normalized_errors_2d(keypoints, target, torch.from_numpy(truth.box_sides))
+    found = ~keypoints.isnan().flatten(1).any(1)
+    scores.metrics["found"] = int(found.sum())
+    scores.metrics["mean_2d"] = mean_error(errors)
+    scores.metrics |= {f"pck_2d_{round(100 * at):02d}": pck(errors, at) for at in (0.05, 0.1, 0.2)}
+    pixels = point_errors(keypoints, target)
+    if found.any() and not pixels[found].isnan().all():
+        scores.metrics["epe_px"] = mean_error(pixels[found])
+        scores.metrics["mean_2d_found"] = mean_error(errors[found])
+    shares = curve(errors, "2D keypoints", "share of the box's side", 0.0, RANGE_2D, STEPS_2D)
+    # As `metrics.auc`: the mean over the thresholds.
+    scores.metrics["auc_2d"] = float(np.mean(shares.values))
+    scores.curves["pck_2d"] = replace(shares, area=scores.metrics["auc_2d"])
+    scores.per_sample["mean_2d"] = errors.nanmean(1).numpy()
+    return scores
+
+
+def score_3d(truth: Truth, predicted: Predictions, range_mm: tuple[float, float]) -> Scores:
+    """Joint errors in millimetres without rotation (wrist; wrist and scale) and after Procrustes alignment."""
+    scores = Scores()
+    if np.isnan(truth.joints).all():
+        scores.omitted["3D joints"] = "not labelled"
+        return scores
+    if predicted.joints is None:
+        scores.omitted["3D joints"] = "not predicted"
+        return scores
+    joints, target = (np.asarray(p.joints, np.float64) for p in (predicted, truth))
+    aligned = {
+        "mpjpe": wrist_aligned(joints, target),
+        "st_mpjpe": scale_translation_align(joints, target, WRIST, MIDDLE),
+    }
+    errors = {name: 1000 * np.linalg.norm(points - target, axis=-1) for name, points in aligned.items()}
+    scores.per_sample = {name: nan_mean(value) for name, value in errors.items()}
+    scores.per_sample["pa_mpjpe"] = 1000 * pa_mpjpe(torch.from_numpy(joints), torch.from_numpy(target)).numpy()
+    for name, values in scores.per_sample.items():
+        if not np.isnan(values).all():
+            scores.metrics[name] = float(np.nanmean(values))
+    scores.metrics["samples_3d"] = int((~np.isnan(scores.per_sample["mpjpe"])).sum())
+    titles = {"mpjpe": "3D joints, wrist aligned", "st_mpjpe": "3D joints, wrist and scale aligned"}
+    for name, title in titles.items():
+        if name in scores.metrics:
+            key = name.replace("mpjpe", "pck_3d")
+            scores.curves[key] = curve(torch.from_numpy(errors[name]), title, "mm", *range_mm, STEPS_3D)
+            scores.metrics[key.replace("pck", "auc")] = scores.curves[key].area
+    return scores
+
+
+def score_vertices(truth: Truth, predicted: Predictions) -> Scores:
+    """Vertex errors (wrist; Procrustes without reflection) in millimetres and F-scores after Procrustes alignment.
+
+    Args:
+        truth, predicted: With vertices of the same hand model (`benchmarks.comparable`).
+    """
+    scores = Scores()
+    rows = np.flatnonzero(~np.isnan(truth.vertices).any((1, 2)))
+    if not len(rows):
+        return scores
+    target, mesh = (np.asarray(points.vertices[rows], np.float64) for points in (truth, predicted))
+    rules = replace(official.FREIHAND, vertices=target.shape[1], reflections=False)
+    # Joints are measured elsewhere, here they are only asked for.
+    nothing = np.zeros((len(rows), 21, 3))
+    measured = official.score(nothing, mesh, nothing, target, rules)
+    shift = (truth.joints[rows, WRIST] - predicted.joints[rows, WRIST])[:, None]
+    figures = {
+        "mpvpe": _mean_mm(mesh + shift - target),
+        "pa_mpvpe": 1000 * measured.errors["mesh_al"].mean(1),
+        "f5": measured.fscores[:, 0, 1, 0],
+        "f15": measured.fscores[:, 1, 1, 0],
+    }
+    for name, values in figures.items():
+        if not np.isnan(values).all():
+            scores.per_sample[name] = np.full(len(truth), np.nan)
+            scores.per_sample[name][rows] = values
+            scores.metrics[name] = float(np.nanmean(values))
+    return scores
+
+
+def _mean_mm(differences: np.ndarray) -> np.ndarray:
+    """(B, N, 3) metres -> (B,) mean length, millimetres."""
+    return 1000 * np.linalg.norm(differences, axis=-1).mean(-1)
+
+
+def score_masks(reader: HandReader, predicted: Predictions, progress: Callable[[int], Any] | None = None) -> Scores:
+    """Intersection over union of the mesh's silhouette and the labelled mask, over the samples that have one.
+
+    Args:
+        reader: The data set; its masks are read one by one.
+        predicted: With vertices, faces and intrinsics, of its first samples.
+        progress: Called with the number of samples done.
+    """
+    scores = Scores()
+    if predicted.vertices is None or predicted.faces is None or predicted.intrinsics is None:
+        scores.omitted["masks"] = "no mesh is predicted"
+        return scores
+    values = np.full(len(predicted), np.nan)
+    for row in range(len(predicted)):
+        load = reader[row].load_mask
+        if load is not None:
+            values[row] = mask_iou(load(), predicted.vertices[row], predicted.faces, predicted.intrinsics[row])
+        if progress:
+            progress(row + 1)
+    labelled = np.sort(values[~np.isnan(values)])
+    if not len(labelled):
+        scores.omitted["masks"] = "not labelled"
+        return scores
+    thresholds = np.linspace(0, 1, 101)
+    shares = 1 - np.searchsorted(labelled, thresholds, side="left") / len(labelled)
+    scores.metrics = {"mask_iou": float(labelled.mean()), "samples_mask": len(labelled)}
+    scores.curves["iou_pck"] = Curve("masks of at least this IoU", "IoU", thresholds.tolist(), shares.tolist())
+    scores.per_sample["mask_iou"] = values
+    return scores
+
+
+def mask_iou(mask: np.ndarray, vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray) -> float:
+    """Intersection over union of a mask (H, W) and the silhouette of a mesh (V, 3), camera frame, in its picture."""
+    from ..rendering import render_mask
+
+    arrays = (torch.from_numpy(np.asarray(array, np.float32))[None] for array in (vertices, intrinsics))
+    mesh, camera = arrays
+    seen = render_mask(mesh, torch.from_numpy(faces), camera, *mask.shape)[0].numpy()
+    return float((mask & seen).sum() / max((mask | seen).sum(), 1))
+
+
+def auc_30px(truth: Truth, predicted: Predictions) -> dict[str, float]:
+    """mmpose's AUC of hand keypoints: mean PCK at 0, 1/20, ..., 19/20 of 30 pixels, strictly below each."""
+    keypoints, target = (torch.from_numpy(np.asarray(p.keypoints_2d, np.float64)) for p in (predicted, truth))
+    errors = point_errors(keypoints, target) / 30
+    return {"auc_2d_30px": float(np.mean([pck(errors, step / 20) for step in range(20)]))}
