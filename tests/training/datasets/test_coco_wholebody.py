@@ -1,7 +1,9 @@
 """COCO-WholeBody's hands come out as the scenes they were written from."""
 
 import copy
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,11 @@ def changeable(tmp_path: Path, written) -> tuple[Path, dict[str, Any]]:
 
 
 # Small pieces: records that begin in one and end in another must be read as well.
-@pytest.mark.parametrize("piece", [97, 2**22])
-def test_samples_are_the_scenes(written, scenes, piece: int, monkeypatch):
+@pytest.mark.parametrize(("piece", "quick"), [(97, True), (97, False), (2**22, True), (2**22, False)])
+def test_samples_are_the_scenes(written, scenes, piece: int, quick: bool, monkeypatch):
     monkeypatch.setattr(json_records, "PIECE_CHARACTERS", piece)
+    if not quick:
+        monkeypatch.setitem(sys.modules, "simdjson", None)
     reader = open_dataset("coco-wholebody", written[0], "val")
     assert [sample.id for sample in reader] == ["5000-right", "5001-left", "5002-right"]
     for number, (sample, scene) in enumerate(zip(reader, scenes, strict=True)):
@@ -73,6 +77,17 @@ def test_points_outside_are_left_out_and_counted(changeable):
     fabricator.write_annotations(root, data)
     reader = CocoWholeBody(root, "val")
     assert np.isnan(reader[1].labels["keypoints_2d"][4]).all() and "1 keypoints" in reader.notes[0]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_braces_in_texts_and_nested_records_are_no_ends(tmp_path, quick: bool, monkeypatch):
+    if not quick:
+        monkeypatch.setitem(sys.modules, "simdjson", None)
+    first = {"segmentation": {"counts": [1], "size": [2, 3]}, "text": '}], \\" {"', "id": 1}
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({"other": [[{"a": []}], 5.25], "images": [], "annotations": [first, {"id": 2**70}]}))
+    records = list(json_records.json_records(file, ("images", "annotations")))
+    assert records == [("annotations", 0, first), ("annotations", 1, {"id": 2**70})]
 
 
 def test_other_places_of_the_files(changeable):
