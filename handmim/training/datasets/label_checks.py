@@ -13,6 +13,8 @@ from ...errors import DataError
 MAX_DEPTH_METRES = 10.0
 # A joint angle beyond several turns, or a shape beyond this many standard deviations, is no hand.
 MAX_PARAMETER = 50.0
+# Samples checked at once.
+ROWS = 2048
 
 Name = Callable[[int], str]
 
@@ -35,16 +37,22 @@ def check_finite(values: np.ndarray, path: Path, field: str, name: Name, limit: 
     Raises:
         DataError: Naming the first sample where one does.
     """
-    with np.errstate(invalid="ignore"):
-        good = (np.isfinite(values) & (np.abs(values) <= limit)).reshape(len(values), -1).all(1)
-    if not good.all():
-        index = int(good.argmin())
-        beyond = (
-            "a number that is not finite"
-            if not np.isfinite(values[index]).all()
-            else f"{np.abs(values[index]).max():g}"
-        )
+    index = _first_bad(values, lambda part: np.isfinite(part) & (np.abs(part) <= limit))
+    if index is not None:
+        largest = np.abs(values[index]).max()
+        beyond = f"{largest:g}" if np.isfinite(largest) else "a number that is not finite"
         raise DataError(f"{path}: {field} of sample {name(index)} has {beyond}, which no hand has")
+
+
+def _first_bad(values: np.ndarray, good: Callable[[np.ndarray], np.ndarray]) -> int | None:
+    """The first row of (N, ...) where something is not good; by parts, for labels of hundreds of megabytes."""
+    for start in range(0, len(values), ROWS):
+        part = values[start : start + ROWS]
+        with np.errstate(invalid="ignore"):
+            rows = good(part).reshape(len(part), -1).all(1)
+        if not rows.all():
+            return start + int(rows.argmin())
+    return None
 
 
 def check_intrinsics(intrinsics: np.ndarray, path: Path, name: Name) -> None:
@@ -73,9 +81,8 @@ def check_depth(points: np.ndarray, path: Path, field: str, name: Name) -> None:
     """
     check_finite(points, path, field, name)
     depth = points[..., 2]
-    good = ((depth > 0) & (depth <= MAX_DEPTH_METRES)).all(1)
-    if not good.all():
-        index = int(good.argmin())
+    index = _first_bad(depth, lambda part: (part > 0) & (part <= MAX_DEPTH_METRES))
+    if index is not None:
         raise DataError(
             f"{path}: {field} of sample {name(index)} must lie 0 to {MAX_DEPTH_METRES:g} m before the camera, got "
             f"depths from {depth[index].min():g} to {depth[index].max():g}"

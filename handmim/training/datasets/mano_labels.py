@@ -9,7 +9,7 @@ import torch
 
 from ...geometry import axis_angle_to_matrix
 from ...hand_model import HandModel
-from ...mano_files import ManoFileNotFoundError
+from ...mano_files import ManoFileNotFoundError, find_mano
 
 # Rotations turned into matrices at once.
 CHUNK = 4096
@@ -22,8 +22,6 @@ def find_hand_model(side: str, path: str | Path | None) -> HandModel | None:
         ManoFileNotFoundError, ManoFileError, UnsafeFileError: A path was given, and the file is missing or wrong; or an
             installed file is wrong.
     """
-    from ...mano_files import find_mano
-
     try:
         find_mano(side, path)
     except ManoFileNotFoundError:
