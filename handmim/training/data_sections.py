@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.utils import logging
+
 from ..modeling_handmim import HandMIMForMeshEstimation
 from .augmentation import Augmentation
 from .datasets.check import check_reader
@@ -16,6 +18,8 @@ from .datasets.registry import open_dataset, reader_class
 from .datasets.sample import HAND_MODEL_LABELS, HandReader
 from .datasets.synthetic import SyntheticHands
 from .recipe import RecipeError
+
+logger = logging.get_logger(__name__)
 
 # The loss terms that a label feeds.
 USED_BY: dict[str, tuple[str, ...]] = {name: (name,) for name in TRAINING_LABELS}
@@ -94,6 +98,8 @@ def build_entry(
     if not len(reader):
         raise RecipeError(f"{where}: {reader.name} in {reader.root}, split {reader.split}, has no sample")
     _match_hand_model(reader.name, reader.hand_model, labels, where, model)
+    for note in getattr(reader, "notes", ()):
+        logger.warning(f"{where}, {reader.name}: {note}")
     if entry.get("check", True):
         report = check_reader(reader)
         report.raise_for_errors()

@@ -39,9 +39,9 @@ from handmim.training.recipe import RecipeError, apply_roots, apply_settings, ex
 from handmim.training.starting_points import build_model
 from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
 
+NOTES = ("description", "commands")
 SECTIONS = {
-    "name", "description", "expected", "model", "data", "validation", "augmentation", "epoch_samples", "training",
-    "release",
+    *NOTES, "name", "expected", "model", "data", "validation", "augmentation", "epoch_samples", "training", "release",
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def prepare_recipe(
             f"{path} must have the sections model, data and training, and of {', '.join(sorted(SECTIONS))} only; "
             f"got {', '.join(sorted(recipe))}"
         )
-    return expand_variables({name: section for name, section in recipe.items() if name != "description"})
+    return expand_variables({name: section for name, section in recipe.items() if name not in NOTES})
 
 
 def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandMIMForMeshEstimation:

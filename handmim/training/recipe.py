@@ -56,8 +56,13 @@ def _find(path: Path, folder: Path | None) -> Path:
     for candidate in [*candidates, RECIPES / f"{path.name}.yaml"]:
         if candidate.is_file():
             return candidate.resolve()
-    known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+    known = ", ".join(recipe_names())
     raise FileNotFoundError(f"no recipe {path}: give a file, or one of {known}")
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the package; names with _ are what several of them share."""
+    return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
 
 
 def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
     Raises:
         RecipeError: An unknown field, or weights that do not fit.
     """
-    section = dict(section)
+    section = {name: value for name, value in section.items() if value is not None}
     starts = [name for name in STARTS if name in section]
     if len(starts) != 1:
         raise RecipeError(f"model must have one of {', '.join(STARTS)}, got {', '.join(starts) or 'none'}")

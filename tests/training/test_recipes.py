@@ -1,0 +1,204 @@
+"""Every recipe of the paper's tables runs end to end on the miniature of its data set; what is wrong is told."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from fabricate_datasets.freihand import write_freihand
+from fabricate_datasets.ho3d import write_ho3d
+from fabricate_datasets.scenes import make_scenes, write_mano
+from safetensors.torch import load_file
+
+from handmim import HandMIMConfig, HandMIMForMeshEstimation
+from handmim.cli import build_parser
+from handmim.training.datasets.sample import DataError
+from handmim.training.finetuning import NOTES, finetune, prepare_recipe
+from handmim.training.recipe import RecipeError, apply_settings, load_recipe, merge, recipe_names
+from handmim.training.trainer import HandMIMTrainingArguments
+
+PAPER = [name for name in recipe_names() if name.startswith(("table1", "table2", "table4", "figure7"))]
+# One narrow layer, small pictures, two steps; the rest as the recipe has it.
+TINY = {
+    "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2, "feature_layers": [1, 2], "image_size": 32,
+    "num_feedback": 1, "feature_channels": [16], "point_channels": [16, 8], "regressor_hidden_size": 32,
+}  # fmt: skip
+SHORT = [
+    "training.batch_size=4", "training.max_steps=2", "training.use_cpu=true", "training.dataloader_num_workers=0",
+    "training.dataloader_persistent_workers=false", "training.disable_tqdm=true", "training.logging_steps=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    mano = write_mano(folder / "mano")
+    freihand, ho3d = make_scenes(3, seed=11, size=(224, 224)), make_scenes(3, seed=12, size=(640, 480))
+    for split in ("training", "evaluation"):
+        write_freihand(folder / "freihand", split, freihand)
+    for split in ("train", "evaluation"):
+        write_ho3d(folder / "ho3d", 2, split, ho3d)
+    return {"freihand": str(folder / "freihand"), "ho3d-v2": str(folder / "ho3d"), "mano": str(mano)}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A stand-in for a pre-trained backbone: the weights of a tiny one alone."""
+    folder = tmp_path_factory.mktemp("backbone")
+    torch.manual_seed(1)
+    model = HandMIMForMeshEstimation(HandMIMConfig(**TINY))
+    state = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
+    model.save_pretrained(folder, state_dict=state)
+    return str(folder)
+
+
+def settings_for(recipe: dict, backbone: str, mano: str) -> list[str]:
+    settings = [*SHORT, f"model.hand_model_path={mano}"]
+    if "pretrained" in recipe["model"]:
+        return [*settings, f"model.pretrained={backbone}"]
+    return settings + [f"model.{name}={value}" for name, value in TINY.items()]
+
+
+def used_roots(recipe: dict, roots: dict[str, str]) -> dict[str, str]:
+    entries = [*recipe["data"], recipe["validation"]]
+    return {entry["name"]: roots[entry["name"]] for entry in entries}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipe_runs_on_its_miniature(name, roots, backbone, tmp_path):
+    raw = load_recipe(name)
+    settings = settings_for(raw, backbone, roots["mano"])
+    if "frozen_blocks" in raw["model"]:
+        settings.append("model.frozen_blocks=1")
+    recipe = prepare_recipe(name, used_roots(raw, roots), settings)
+    model = finetune(recipe, tmp_path)
+    state = yaml.safe_load((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
+    assert any("eval_pa_mpvpe" in line for line in state["log_history"])
+    released = HandMIMForMeshEstimation.from_pretrained(tmp_path / "release", hand_model_path=roots["mano"])
+    assert released.config.hand_model == "mano"
+    stored = load_file(tmp_path / "release" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    first = model.backbone.encoder.blocks[0].norm1.weight
+    assert first.requires_grad == ("frozen_blocks" not in raw["model"])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_states_what_it_needs(name):
+    recipe = load_recipe(name)
+    assert recipe["name"] == name and recipe["description"]
+    fields = {field.name for field in dataclasses.fields(HandMIMTrainingArguments)} | {"batch_size"}
+    assert recipe["training"].keys() <= fields
+    parser = build_parser()
+    for command in recipe.get("commands", []):
+        words = command.split()
+        if words[:2] == ["handmim", "finetune"]:
+            args = parser.parse_args(words[1:])
+            assert isinstance(args, argparse.Namespace) and args.recipe == name
+            assert dict(args.roots).keys() == {entry["name"] for entry in [*recipe["data"], recipe["validation"]]} - {
+                "synthetic"
+            }
+
+
+def test_tables_are_complete():
+    assert len([name for name in PAPER if name.startswith("table1")]) == 5
+    assert len([name for name in PAPER if name.startswith("table2")]) == 5
+    expected = load_recipe("table1-handmim-small")["expected"]
+    assert expected == {"benchmark": "freihand", "pa_mpjpe": 6.57, "pa_mpvpe": 6.57, "f5": 0.725, "f15": 0.984}
+    assert "f5" not in load_recipe("table4-freihand-to-ho3d")["expected"]
+    training = load_recipe("table2-vit-large")["training"]
+    assert (training["batch_size"], training["num_train_epochs"], training["learning_rate"]) == (128, 100, 4e-5)
+
+
+class TestPreparing:
+    def test_settings_and_variables(self, monkeypatch):
+        monkeypatch.setenv("FREIHAND", "/data/fh")
+        recipe = prepare_recipe("table1-vit-small", {}, ["training.max_steps=4", "data.0.weight=2", "model.timm=x"])
+        assert recipe["data"][0] == {"name": "freihand", "root": "/data/fh", "split": "training", "weight": 2}
+        assert recipe["training"]["max_steps"] == 4 and not recipe.keys() & set(NOTES)
+        recipe = prepare_recipe("table1-vit-small", {"freihand": "/other"})
+        assert recipe["data"][0]["root"] == recipe["validation"]["root"] == "/other"
+
+    def test_missing_variables_are_named(self, monkeypatch):
+        monkeypatch.delenv("FREIHAND", raising=False)
+        with pytest.raises(RecipeError, match=r"data.0.root.*FREIHAND.*--data"):
+            prepare_recipe("table1-vit-small")
+
+    def test_bad_changes_are_refused(self):
+        with pytest.raises(RecipeError, match="uses no rhd, but freihand"):
+            prepare_recipe("table1-vit-small", {"rhd": "/x"})
+        for setting in ("training", "=3", "data.7.weight=1", "data.first=1", "a=[1"):
+            with pytest.raises(RecipeError):
+                apply_settings({"data": [{}], "training": {}}, [setting])
+
+    def test_bases(self, tmp_path):
+        (tmp_path / "a.yaml").write_text("base: b\nmodel: {x: 1}")
+        (tmp_path / "b.yaml").write_text("model: {x: 2, y: 3}\ndata: [1]")
+        assert load_recipe(tmp_path / "a.yaml") == {"model": {"x": 1, "y": 3}, "data": [1]}
+        (tmp_path / "b.yaml").write_text("base: a")
+        with pytest.raises(RecipeError, match="its own base"):
+            load_recipe(tmp_path / "a.yaml")
+        assert merge({"a": {"b": [1, 2]}}, {"a": {"b": [3]}}) == {"a": {"b": [3]}}
+
+
+class TestStartOfTheRun:
+    """What is wrong is told before the first step, by entry and field."""
+
+    def refused(self, roots, tmp_path, match, *settings, error=RecipeError, name="table1-vit-small"):
+        raw = load_recipe(name)
+        settings = [*settings_for(raw, "", roots["mano"]), *settings]
+        recipe = prepare_recipe(name, used_roots(raw, roots), settings)
+        with pytest.raises(error, match=match):
+            finetune(recipe, tmp_path)
+
+    def test_model(self, roots, tmp_path):
+        self.refused(roots, tmp_path, "heigth", "model.heigth=3")
+        self.refused(roots, tmp_path, "one of size, checkpoint, pretrained", "model.checkpoint=x")
+        self.refused(roots, tmp_path, "frozen_blocks.*3", "model.frozen_blocks=3")
+        self.refused(roots, tmp_path, "nonesuch", "model.timm=nonesuch")
+
+    def test_training(self, roots, tmp_path):
+        self.refused(roots, tmp_path, "max_stepz", "training.max_stepz=3")
+        self.refused(roots, tmp_path, "batch_size", "training.batch_size=0")
+        self.refused(roots, tmp_path, "layer_decay", "training.layer_decay=2")
+
+    def test_data(self, roots, tmp_path):
+        self.refused(roots | {"freihand": "nowhere"}, tmp_path, "nowhere", error=DataError)
+        self.refused(roots, tmp_path, "data.0.*colour", "data.0.colour=red")
+        self.refused(
+            roots, tmp_path, "must be one of.*imagenet", "data.0.name=imagenet", "data.0.root=.", error=DataError
+        )
+        self.refused(roots, tmp_path, "data.0.labels.*depth", "data.0.labels=[depth]")
+        self.refused(roots, tmp_path, "mask.*loss_weights.mask is 0", "data.0.labels=[mask]")
+        self.refused(roots, tmp_path, "vertices without joints", "data.0.labels=[vertices]")
+        self.refused(roots, tmp_path, "rotation", "augmentation.rotation=900")
+        self.refused(roots, tmp_path, "list of data sets", "data=freihand")
+
+    def test_hand_models(self, roots, tmp_path):
+        self.refused(roots, tmp_path, "'mano', the network's is 'open'.*keypoints_2d", "model.hand_model=open")
+        self.refused(roots, tmp_path, "MANO", "model.hand_model_path=nowhere", error=Exception)
+
+    def test_open_hand_learns_from_manos_joints(self, roots, tmp_path):
+        raw = load_recipe("table1-vit-small")
+        settings = [*settings_for(raw, "", "null"), "model.hand_model=open", "data.0.labels=[joints, keypoints_2d]"]
+        settings += ["training.max_steps=1", "training.eval_strategy='no'"]
+        finetune(prepare_recipe("table1-vit-small", used_roots(raw, roots), settings), tmp_path)
+        assert (tmp_path / "release" / "model.safetensors").is_file()
+
+    def test_labels_are_checked(self, roots, tmp_path):
+        scenes = make_scenes(2, seed=11, size=(224, 224))
+        far = dataclasses.replace(scenes[1], joints=scenes[1].joints + 1000)
+        write_freihand(tmp_path / "data", "training", [scenes[0], far])
+        self.refused(roots | {"freihand": str(tmp_path / "data")}, tmp_path, "training.*1", error=DataError)
+
+
+def test_command_line(roots, tmp_path, capsys):
+    args = ["finetune", "table1-vit-small", "--out", str(tmp_path), "--data", f"freihand={roots['freihand']}"]
+    recipe = load_recipe("table1-vit-small")
+    for setting in [*settings_for(recipe, "", roots["mano"]), "training.max_steps=1"]:
+        args += ["--set", setting]
+    parsed = build_parser().parse_args(args)
+    assert parsed.run(parsed) == 0
+    assert "release" in capsys.readouterr().out
+    assert yaml.safe_load((Path(tmp_path) / "recipe.yaml").read_text())["training"]["max_steps"] == 1
