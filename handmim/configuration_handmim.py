@@ -83,7 +83,7 @@ class HandMIMConfig(PreTrainedConfig):
         loss_weights: Weight of each loss term. Units bring the terms to one scale (about 0.03 to 0.1 each once
             trained): 3D distances are in decimetres, 2D ones in half-sides of the crop, rotations per matrix element;
             betas, in standard deviations, have 0.02 because single images hardly show them (SPIN: 0.001 of the
-            pose weight).
+            pose weight). "mask", for samples that have no other label, is ours and off: the paper has none.
         pretraining_config: How the network is, or was, pre-trained; a dict of [`HandMIMPreTrainingConfig`]'s fields
             will do. Only [`HandMIMForPreTraining`] uses it.
     """
@@ -129,6 +129,7 @@ class HandMIMConfig(PreTrainedConfig):
             "heatmap": 0.1,
             "heatmap_keypoints": 1.0,
             "score": 0.1,
+            "mask": 0.0,
             "shape_prior": 0.0,
             "pose_prior": 0.0,
         }
@@ -191,7 +192,7 @@ class HandMIMConfig(PreTrainedConfig):
         """Checks that no loss weight is misspelt or negative."""
         known = {
             "global_orient", "hand_pose", "betas", "vertices", "joints", "keypoints_2d", "heatmap",
-            "heatmap_keypoints", "score", "shape_prior", "pose_prior",
+            "heatmap_keypoints", "score", "mask", "shape_prior", "pose_prior",
         }  # fmt: skip
         unknown = set(self.loss_weights or {}) - known
         if unknown:

@@ -126,19 +126,21 @@ def mirror_axis_angle(axis_angle: Tensor) -> Tensor:
 # Cameras
 
 
-def project(points: Tensor, intrinsics: Tensor) -> Tensor:
+def project(points: Tensor, intrinsics: Tensor, min_depth: float | None = None) -> Tensor:
     """Pinhole projection.
 
     Args:
         points: (..., N, 3) in the camera frame, metres, z > 0.
         intrinsics: (..., 3, 3), pixels, without skew.
+        min_depth: nearer points, and those behind the camera, are taken to be at this depth, metres.
 
     Returns:
         (..., N, 2) pixels.
     """
     focal = intrinsics[..., None, (0, 1), (0, 1)]
     principal = intrinsics[..., None, :2, 2]
-    return points[..., :2] / points[..., 2:] * focal + principal
+    depth = points[..., 2:] if min_depth is None else points[..., 2:].clamp(min=min_depth)
+    return points[..., :2] / depth * focal + principal
 
 
 def default_intrinsics(width: float, height: float, focal: float | None = None) -> Tensor:

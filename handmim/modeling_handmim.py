@@ -32,6 +32,7 @@ from .layers_handmim import (
     soft_argmax,
 )
 from .losses import (
+    MIN_DEPTH,
     heatmap_keypoint_loss,
     heatmap_loss,
     mesh_losses,
@@ -42,8 +43,6 @@ from .losses import (
 RESIDUAL_SCALE = 10.0
 # exp keeps s positive; beyond these bounds the hand would be 1/20 or 20 times as large as the crop.
 MAX_LOG_SCALE = 3.0
-# Points are projected from at least this depth (metres), so that none behind the camera gives infinite pixels.
-MIN_DEPTH = 0.02
 
 
 @dataclass
@@ -280,8 +279,8 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             pixel_values: (B, 3, S, S), RGB, normalised to [-1, 1].
             intrinsics: (B, 3, 3) of the crop, pixels. None: focal length 5 S, principal point at the crop's centre.
             labels: Any of global_orient (B, 3, 3), hand_pose (B, 15, 3, 3), betas (B, 10), vertices (B, V, 3) and
-                joints (B, 21, 3) (camera frame, metres), keypoints_2d (B, 21, 2) (crop pixels), hand (B,) (1: a right
-                hand, 0: not). NaN where a sample lacks one.
+                joints (B, 21, 3) (camera frame, metres), keypoints_2d (B, 21, 2) (crop pixels), mask (B, S, S) (1 on
+                the hand, 0 beside it), hand (B,) (1: a right hand, 0: not). NaN where a sample lacks one.
             return_all: Return every iteration, not only the last.
 
         Raises:
@@ -301,7 +300,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         score_logits = self.score(pooled).squeeze(-1).float() if self.config.score_head else None
         loss = losses = None
         if labels is not None:
-            loss, losses = self.compute_loss(iterations, labels, size, log_heatmaps, score_logits)
+            loss, losses = self.compute_loss(iterations, labels, size, log_heatmaps, score_logits, intrinsics)
         return HandMIMMeshOutput(
             loss=loss,
             losses=losses,
@@ -371,11 +370,10 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             hand = self.hand_model(global_orient, hand_pose, betas)
             translation = camera_translation(camera, intrinsics, size) - hand.joints[:, 0]
             joints = hand.joints + translation[:, None]
-            in_front = torch.cat([joints[..., :2], joints[..., 2:].clamp(min=MIN_DEPTH)], dim=-1)
             return {
                 "vertices": hand.vertices + translation[:, None],
                 "joints": joints,
-                "keypoints_2d": project(in_front, intrinsics),
+                "keypoints_2d": project(joints, intrinsics, MIN_DEPTH),
                 "global_orient": global_orient,
                 "hand_pose": hand_pose,
                 "betas": betas,
@@ -390,6 +388,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         size: int,
         log_heatmaps: Tensor | None = None,
         score_logits: Tensor | None = None,
+        intrinsics: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Equation 11 summed over the iterations, plus our terms; every term as far as its label is there.
 
@@ -399,7 +398,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         weights = self.config.loss_weights
         joints = iterations[-1]["joints"]
         with torch.autocast(joints.device.type, enabled=False):
-            values = mesh_losses(iterations, labels, size, weights)
+            values = mesh_losses(iterations, labels, size, weights, intrinsics)
             factors = {name: weights[name] * len(iterations) for name in values}
             if log_heatmaps is not None and "keypoints_2d" in labels:
                 target = normalise_pixels(labels["keypoints_2d"].to(log_heatmaps), size)

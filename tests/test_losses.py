@@ -147,6 +147,80 @@ class TestHeatmaps:
         assert losses.heatmap_keypoint_loss(predicted, target) == pytest.approx(0.25)
 
 
+def square(left: int, top: int, side: int, size: int = 64) -> Tensor:
+    """(1, size, size) bool mask of a square."""
+    mask = torch.zeros(1, size, size, dtype=torch.bool)
+    mask[:, top : top + side, left : left + side] = True
+    return mask
+
+
+def filled(left: float, top: float, side: float, count: int = 12) -> Tensor:
+    """(1, count^2, 2) points that fill the same square, in pixels."""
+    place = (torch.arange(count) + 0.5) / count * side - 0.5
+    y, x = torch.meshgrid(place + top, place + left, indexing="ij")
+    return torch.stack([x, y], -1).reshape(1, -1, 2)
+
+
+class TestMaskLoss:
+    def test_distance_to_mask_is_exact(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        cells = torch.rand(3, 20, 20, generator=generator) < 0.03
+        place = torch.stack(torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij"), -1).view(-1, 2)
+        for mask, distance in zip(cells, losses.distance_to_mask(cells), strict=True):
+            expected = torch.cdist(place, place[mask.flatten()]).amin(1).view(20, 20) * (2 / 20)
+            torch.testing.assert_close(distance, expected)
+
+    def test_picked_cells_lie_in_the_mask(self) -> None:
+        cells = torch.rand(4, 30, 30, generator=torch.Generator().manual_seed(1)) < 0.1
+        cells[0] = False
+        cells[0, 3, 7] = True
+        centres = losses.pick_cells(cells, 50)
+        place = ((centres + 1) * 15 - 0.5).round().long()
+        assert all(mask[at[:, 1], at[:, 0]].all() for mask, at in zip(cells, place, strict=True))
+        assert len(place[1].unique(dim=0)) == 50 and len(place[0].unique(dim=0)) == 1
+
+    def test_values(self) -> None:
+        mask = square(20, 16, 24)
+        assert losses.mask_loss(filled(20, 16, 24), mask) < 0.05  # half the spacing of the points
+        # far away, both directions see the shift of 40 px, less at most half of either square
+        assert 40 / 32 < losses.mask_loss(filled(60, 16, 24), mask) < 2 * 40 / 32
+        # a mesh that is too small lies inside, but leaves cells uncovered; one too large covers all, and sticks out
+        small, large = (losses.mask_loss(filled(32 - s / 2, 28 - s / 2, s), mask) for s in (8, 48))
+        assert small > 0.1 and large > 0.1
+
+    def test_gradient_leads_onto_the_mask(self) -> None:
+        mask, target = square(16, 20, 24), filled(16, 20, 24)
+        points = (filled(44, 40, 10)).requires_grad_()
+        optimizer = torch.optim.Adam([points], lr=1.0)
+        for _ in range(150):
+            optimizer.zero_grad()
+            loss = losses.mask_loss(points, mask)
+            loss.backward()
+            assert torch.isfinite(points.grad).all()
+            optimizer.step()
+        assert loss < 0.1
+        low, high = points.detach()[0].amin(0), points.detach()[0].amax(0)
+        assert (low - target[0].amin(0)).abs().max() < 4 and (high - target[0].amax(0)).abs().max() < 4
+
+    def test_samples_without_a_mask_contribute_nothing(self) -> None:
+        points = torch.cat([filled(10, 10, 20), filled(30, 5, 20), filled(9, 9, 9)]).requires_grad_()
+        mask = torch.cat([square(20, 16, 24), square(0, 0, 8), square(0, 0, 0)]).float()  # the third is empty
+        mask[1] = NAN
+        loss = losses.mask_loss(points, mask)
+        loss.backward()
+        alone = losses.mask_loss(points.detach()[:1], mask[:1] == 1)
+        torch.testing.assert_close(loss, alone)
+        assert points.grad[0].abs().sum() > 0 and not points.grad[1:].any()
+        nothing = losses.mask_loss(points, torch.full_like(mask, NAN))
+        nothing.backward()
+        assert nothing == 0
+
+    def test_iterations_broadcast(self) -> None:
+        mask, first, other = square(20, 16, 24), filled(10, 10, 20), filled(30, 5, 20)
+        both = losses.mask_loss(torch.stack([first, other]), mask)
+        torch.testing.assert_close(both, (losses.mask_loss(first, mask) + losses.mask_loss(other, mask)) / 2)
+
+
 class TestMeshLosses:
     WEIGHTS = {
         "global_orient": 1, "hand_pose": 1, "betas": 1, "vertices": 1, "joints": 1, "keypoints_2d": 1,
@@ -177,3 +251,11 @@ class TestMeshLosses:
     def test_another_hand_models_vertices_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"30 vertices\), got 31"):
             losses.mesh_losses([self.hand(30)], self.hand(31), 64, self.WEIGHTS)
+
+    def test_a_mask_needs_its_weight(self) -> None:
+        hand = self.hand()
+        hand["vertices"][..., 2] += 5.0
+        labels = {"mask": torch.cat([square(20, 16, 24), square(1, 1, 9)])}
+        intrinsics = torch.tensor([[60.0, 0, 32], [0, 60, 32], [0, 0, 1]]).expand(2, 3, 3)
+        assert not losses.mesh_losses([hand], labels, 64, self.WEIGHTS | {"mask": 0.0}, intrinsics)
+        assert set(losses.mesh_losses([hand], labels, 64, self.WEIGHTS | {"mask": 1.0}, intrinsics)) == {"mask"}
