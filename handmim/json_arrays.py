@@ -95,7 +95,7 @@ def write_arrays(path: str | Path, arrays: Sequence[np.ndarray], decimals: int |
 
 def _write_items(file: BinaryIO, array: np.ndarray, decimals: int | None) -> None:
     array = np.asarray(array, np.float64)
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if not finite.all():
         raise DataError(f"item {int(finite.argmin())} of an array to be written as JSON is not finite")
     if not len(array):
