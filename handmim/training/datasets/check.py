@@ -17,14 +17,13 @@ import numpy as np
 
 from ...errors import DataError, HandMIMError
 from ...images import MAX_PIXELS, MIN_SIDE
-from .files import inside
+from .files import image_size, inside
 from .folder_lines import Line, read_lines
 from .sample import HAND_MODEL_LABELS, LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample
 from .value_checks import Finding, LabelBlock, check_block, check_rotation_vectors
 
 BLOCK = 1024  # samples that are tested at once
 SHOWN = 5  # faults of a kind that are written out
-_ORIENTATION = 0x0112  # of EXIF; from 5 on, the picture lies on its side
 
 
 class Problem(NamedTuple):
@@ -329,32 +328,15 @@ class _Block:
 
 
 def _open_size(path: Path, place: str, report: CheckReport, name: str = "image") -> tuple[int, int] | None:
-    """(width, height) of a picture as `images.load_image` gives it, from its header; None is reported."""
+    """(width, height) of a picture as it is read, from its header; what is wrong with it is reported."""
     try:
-        return upright_size(path)
+        width, height = image_size(path)
     except DataError as error:
         report.add(place, Finding(0, "unreadable picture", name, str(error)))
         return None
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a picture as it is shown, from its header.
-
-    Raises:
-        DataError: The picture is missing, is none, or is too small or too large to be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
-                width, height = height, width
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a picture that can be read ({error}); give a JPEG or PNG") from error
     if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
         limits = f"{MIN_SIDE} px a side to {MAX_PIXELS / 1e6:g} megapixels"
-        raise DataError(f"{path} has {width} x {height} pixels; pictures from {limits} are read")
+        message = f"{path} has {width} x {height} pixels; pictures from {limits} are read"
+        report.add(place, Finding(0, "unreadable picture", name, message))
+        return None
     return width, height

@@ -49,7 +49,7 @@ def data_info(args: argparse.Namespace) -> int:
     parts = reader.contents(args.root)
     for part in parts:
         print(f"  {_state(part):34} {part.path}: {part.purpose}")
-    splits = [args.split] if args.split else list(reader.splits)
+    splits = [args.split] if args.split else reader.splits_in(args.root)
     readable = [split for split in splits if _describe(args, split) is not None]
     if args.sheet is not None and readable:
         from .contact_sheet import save_contact_sheet

@@ -234,14 +234,21 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a picture, from its header."""
-    from PIL import Image
+    """(width, height) of a picture as `read_image` gives it, upright, from its header.
+
+    Raises:
+        DataError: The picture is missing or is none.
+    """
+    from PIL import ExifTags, Image
 
     try:
         with Image.open(path) as picture:
-            return picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+            on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return picture.size[::-1] if on_its_side else picture.size
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a picture that can be read ({error}); give a JPEG or PNG") from error
 
 
 def read_mask(path: Path, above: int = 127, channel: int | None = None, size: tuple[int, int] | None = None) -> Any:

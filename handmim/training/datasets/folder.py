@@ -11,11 +11,13 @@ labelled. Fields:
 image           path of the picture, relative to the folder, with /
 id              name of the hand in messages; unique; without it the path, and #2, #3 for further hands in a picture
 handedness      "left" or "right": which hand it is, in the picture as it is (never mirrored)
-box             [x0, y0, x1, y1] pixels, around the hand without the forearm; without it a box around the keypoints
+box             [x0, y0, x1, y1] pixels, around the hand without the forearm; without it the hand is where its keypoints
+                are, or its mask, or else it fills the picture
 keypoints_2d    21 x [x, y] pixels; the centre of the top-left pixel is (0, 0). Of a point that is not labelled: null
 visibility      21 x 0 or 1: whether a keypoint can be seen
 joints          21 x [x, y, z] metres in the camera's frame: x right, y down, z forward. Of missing points: null
-intrinsics      [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] pixels of the picture; joints project to keypoints by it
+intrinsics      [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] pixels of the picture; joints project to keypoints by it, which
+                need not be given then
 hand_model      "mano" or "open": whose the next four are; the same in all lines
 global_orient   [x, y, z] axis-angle, radians: rotation about the wrist from the model's frame to the camera's
 hand_pose       15 x [x, y, z] axis-angle, radians, in the model's order of joints; zero is the flat hand: of MANO files
@@ -61,8 +63,10 @@ from typing import ClassVar
 import numpy as np
 
 from ...errors import DataError
-from .files import file_part, folder_part, inside, read_mask, require
+from ...images import IMAGE_SUFFIXES
+from .files import file_part, inside, read_mask, require
 from .folder_lines import HAND_MODEL_FIELDS, Line, read_lines
+from .label_checks import project_points
 from .sample import LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample, Part
 
 MAX_VERTICES_BYTES = 2**20
@@ -94,7 +98,7 @@ class LabelledFolder(HandReader):
         super().__init__(root, split)
         self.file = self.root / f"{self.split}.jsonl"
         if not self.file.is_file():
-            others = [name for name in self.splits if (self.root / f"{name}.jsonl").is_file()]
+            others = [name for name in self.splits_in(self.root) if (self.root / f"{name}.jsonl").is_file()]
             hint = f"; there is the split {' and '.join(others)}" if others else "; it holds one JSON object a line"
             raise DataError(f"{self.file} is missing{hint}")
         self.hand_model = None
@@ -112,9 +116,13 @@ class LabelledFolder(HandReader):
         parts = [file_part(root, f"{name}.jsonl", f"labels of the split {name}", False) for name in cls.splits]
         if not any(part.found for part in parts):
             parts[0] = file_part(root, "labels.jsonl", "labels, one hand a line")
-        endings = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".JPG", ".PNG")
-        parts.append(folder_part(root, "**/", "pictures in all folders", suffix=endings, required=False))
+        found = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in root.rglob("*"))
+        parts.append(Part("**/*", "pictures and masks in all folders", found, required=False))
         return parts
+
+    @classmethod
+    def splits_in(cls, root: Path) -> list[str]:
+        return [name for name in cls.splits if (root / f"{name}.jsonl").is_file()] or [cls.splits[0]]
 
     def _take(self, line: Line) -> None:
         """Keep a line."""
@@ -180,6 +188,8 @@ class LabelledFolder(HandReader):
         box, intrinsics = arrays.pop("box", None), arrays.pop("intrinsics", None)
         if vertices:
             arrays["vertices"] = load_vertices(self.root / vertices, self.hand_model)
+        if "keypoints_2d" not in arrays and "joints" in arrays and intrinsics is not None:
+            arrays["keypoints_2d"] = project_points(arrays["joints"], intrinsics)
         return HandSample(
             id=name,
             image=self.root / image,
@@ -198,7 +208,7 @@ def _matrices(vectors: np.ndarray) -> np.ndarray:
 
     from ...geometry import axis_angle_to_matrix
 
-    parts = torch.from_numpy(vectors).split(8192)  # double precision for all at once would take far more than the result
+    parts = torch.from_numpy(vectors).split(8192)  # all at once, double precision takes far more than the result
     return torch.cat([axis_angle_to_matrix(part.double()).float() for part in parts]).numpy()
 
 

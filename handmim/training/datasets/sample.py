@@ -116,6 +116,11 @@ class HandReader(ABC, Sequence[HandSample]):
     def contents(cls, root: Path) -> list[Part]:
         """What of the official layout is there and what is missing; never raises for a missing part."""
 
+    @classmethod
+    def splits_in(cls, root: Path) -> list[str]:
+        """The splits that a root can be expected to hold: all, where the official layout is one whole."""
+        return list(cls.splits)
+
     @abstractmethod
     def __len__(self) -> int: ...
 

@@ -11,7 +11,7 @@ from fabricate_datasets.folder import write_folder, write_lines
 from PIL import Image
 
 from handmim.errors import DataError
-from handmim.training.datasets.check import SHOWN, check_dataset, check_reader, upright_size
+from handmim.training.datasets.check import SHOWN, check_dataset, check_reader
 from handmim.training.datasets.folder import LabelledFolder
 from handmim.training.datasets.sample import HandReader, HandSample, Part
 
@@ -42,7 +42,8 @@ def test_a_good_folder_has_no_faults(good: tuple[Path, list[dict[str, Any]]]) ->
         "no errors, no warnings",
     ]
     assert check_reader(LabelledFolder(good[0]), images=True).lines() == [
-        f"folder in {good[0]}: {report.lines()[0].split(': ', 1)[1]}",
+        f"folder in {good[0]}: 4 samples; labels: betas 1, global_orient 1, hand_pose 1, joints 2, "
+        "keypoints_2d 3, mask 2, vertices 1",  # one of them projected
         "no errors, no warnings",
     ]
 
@@ -156,12 +157,18 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
         check_dataset(tmp_path / "nowhere")
 
 
-def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (30, 20))
+def test_sizes_are_those_of_the_upright_picture(good: Any) -> None:
+    picture = Image.new("RGB", (30, 400))
     exif = picture.getexif()
-    exif[0x0112] = 6
-    picture.save(tmp_path / "a.jpg", exif=exif)
-    assert upright_size(tmp_path / "a.jpg") == (20, 30)
+    exif[0x0112] = 6  # lies on its side
+    picture.save(good[0] / "phone.jpg", exif=exif)
+    points = {"handedness": "left", "keypoints_2d": [[350.0, 20.0]] * 21}
+    assert problems(good, lambda lines: lines.append({"image": "phone.jpg"} | points))[0] == []
+    points["keypoints_2d"] = [[20.0, 350.0]] * 21
+    errors = problems(good, lambda lines: lines.append({"image": "phone.jpg"} | points))[0]
+    assert errors == ["test.jsonl line 5, keypoints_2d: all 21 points lie outside the picture of 400 x 30 px"]
+    Image.new("RGB", (400, 5)).save(good[0] / "phone.jpg")
+    assert "has 400 x 5 pixels" in problems(good, lambda lines: lines.append({"image": "phone.jpg"} | points))[0][0]
 
 
 class Samples(HandReader):

@@ -36,7 +36,7 @@ def test_info_lists_parts_labels_and_draws(tmp_path: Path, capsys: pytest.Captur
     sheet = tmp_path / "sheet.png"
     assert main(["data", "info", "folder", str(tmp_path / "data"), "--sheet", str(sheet)]) == 0
     out = capsys.readouterr().out
-    assert "found 1 of 1" in out and "missing 0 of 1 (optional)" in out
+    assert "split train cannot" not in out and "found 1 of 1" in out and "missing 0 of 1 (optional)" in out
     assert "split labels: 4 samples, hand model mano; betas (25%), box (50%)" in out
     assert Image.open(sheet).width == 4 * 224
     assert main(["data", "info", "folder", str(tmp_path / "data"), "--split", "val"]) == 1
