@@ -7,7 +7,7 @@ a field of `Protocol` with the official value as default:
   to 5 cm, both ends included, with `<=`, by the trapezoid rule;
 * Procrustes alignment that admits reflections and adds 1e-8 to both norms; joints and vertices aligned independently;
 * F-scores with `<`, of the raw and of the aligned vertices, which need not correspond;
-* a mesh with another number of vertices: mesh errors are -1, and its vertices follow the joints' alignment.
+* a mesh with another number of vertices has no mesh errors, and its vertices follow the joints' alignment.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ class Scores:
 
     Attributes:
         protocol: How it was measured.
-        values: The lines of scores.txt in their order, unrounded: `..._mean3d` in centimetres, the others as shares;
-            -1 for what a mesh of another kind, or none, does not have.
+        values: The lines of scores.txt in their order, unrounded: `..._mean3d` in centimetres, the others as shares.
+            What a mesh of another kind, or none, does not have is -1 (-100 for `..._mean3d`: the scripts turn the
+            -1 into centimetres, too).
         errors: Measure -> (N, points) distances in metres.
         fscores: (N, T, 2, 3): thresholds; raw, aligned; F, precision, recall (named as in the scripts, where precision
             is the share of true vertices matched). None without vertices.
@@ -124,7 +125,7 @@ def score(
 
     Args:
         pred_joints: (N, 21, 3) metres, official joint order and frame.
-        pred_vertices: (N, V, 3), or None: mesh errors and F-scores are -1 then.
+        pred_vertices: (N, V, 3), or None: there are no mesh errors and F-scores then.
         gt_joints: (N, 21, 3).
         gt_vertices: (N, 778, 3).
         protocol: FREIHAND, HO3D_V2 or HO3D_V3, or one with other options.
@@ -266,7 +267,6 @@ class Scorer:
     ) -> dict[str, float]:
         values = {}
         for name, printed in self.protocol.printed.items():
-            # The scripts turn metres into centimetres after they have put -1 for what is missing.
             mean = errors[name].mean(0).mean() if name in errors else NO_MESH
             values[f"{printed}_mean3d"] = float(100 * mean)
             values[f"{printed}_auc3d"] = area_under(curves[name], self.thresholds) if name in curves else NO_MESH
@@ -294,7 +294,7 @@ def _checked(array: np.ndarray, samples: int, points: int, what: str) -> np.ndar
     array = np.asarray(array, np.float64)
     if array.shape != (samples, points, 3):
         raise DataError(f"{what} must be of shape ({samples}, {points}, 3), got {array.shape}")
-    finite = np.isfinite(array).reshape(samples, -1).all(1)
+    finite = np.isfinite(array).all((1, 2))
     if not finite.all():
         raise DataError(f"{what} of sample {int(finite.argmin())} must be finite, got NaN or infinity")
     return array
