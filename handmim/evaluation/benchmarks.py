@@ -15,7 +15,8 @@ from ..training.datasets.sample import MESH_VERTICES
 if TYPE_CHECKING:
     from ..training.datasets.sample import HandReader
     from .predictions import Predictions
-    from .scoring import Scores, Truth
+    from .scores import Scores
+    from .scoring import Truth
 
 # Measures without rotation say nothing about a hand in its own frame.
 POSED = ("mpjpe", "st_mpjpe", "auc_3d", "st_auc_3d")

@@ -68,10 +68,13 @@ def _warnings(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     warnings = []
     if len({(report["split"], report["samples"]) for report in reports}) > 1:
         warnings.append("note: the reports are about different samples")
-    elif len({report["data"].get("checksum") for report in reports}) > 1:
+    elif any(_differ(reports, name) for name in ("checksum", "labels_checksum")):
         warnings.append("note: the labels of the reports differ (other files or another release)")
     for report in reports:
-        omitted = report.get("omitted")
-        for what, why in omitted.items() if isinstance(omitted, dict) else ():
-            warnings.append(f"note: {row_name(report)}: {what} not measured, {why}")
+        warnings += [f"note: {row_name(report)}: {what} not measured, {why}" for what, why in report["omitted"].items()]
     return warnings
+
+
+def _differ(reports: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a check sum of the data differs between the reports that have it."""
+    return len({str(report["data"][name]) for report in reports if report["data"].get(name)}) > 1

@@ -15,10 +15,11 @@ from . import official, report
 from .alignment import scale_translation_align
 from .benchmarks import Benchmark, other_hand_model
 from .official import Protocol
-from .scoring import MIDDLE, WRIST, Curve, Scores
+from .scores import Curve, Scores
 from .submission import load_submission, to_official, validate_submission, write_submission
 
 SPLIT = "evaluation"
+WRIST, MIDDLE = 0, 9
 # The official files' names for what is measured -> this package's.
 MEANS = {"xyz": "abs_mpjpe", "xyz_al": "pa_mpjpe", "xyz_sc_tr": "st_mpjpe", "mesh": "abs_mpvpe", "mesh_al": "pa_mpvpe"}
 AREAS = {
@@ -101,7 +102,7 @@ def score_model(
     truth = true_arrays(root, protocol)
     if len(truth[0]) < len(predicted):
         raise DataError(f"{root}: {len(predicted)} samples, but official labels for {len(truth[0])}")
-    notes = _size_notes(protocol, len(predicted))
+    notes: list[str] = []
     complete = len(predicted) == len(truth[0])
     truth = [array[: len(predicted)] for array in truth]
     reason = other_hand_model(predicted.hand_model, "mano")

@@ -21,7 +21,7 @@ from ..atomic_files import atomic_file
 from ..cli import package_version
 from ..errors import DataError
 from .measures import MEASURES, formatted, heading
-from .scoring import Curve, Scores
+from .scores import Curve, Scores
 
 FORMAT = "handmim evaluation report 1"
 MAX_REPORT_BYTES = 50_000_000
@@ -248,10 +248,16 @@ def load(path: Path) -> dict[str, Any]:
 
 def _problem(report: Mapping[str, Any]) -> str | None:
     """What is wrong with a report's structure, as far as tables and plots use it."""
-    kinds = {"benchmark": str, "split": str, "samples": int, "metrics": dict, "curves": dict, "data": dict}
-    for name, kind in (kinds | {"options": dict, "baselines": dict, "groups": dict}).items():
+    kinds = dict.fromkeys(("benchmark", "title", "protocol", "split"), str) | {"samples": int, "notes": list}
+    kinds |= dict.fromkeys(("metrics", "curves", "data", "options", "baselines", "groups", "omitted"), dict)
+    for name, kind in kinds.items():
         if not isinstance(report.get(name), kind):
             return f"its {name!r} is {type(report.get(name)).__name__}, not {kind.__name__}"
+    for name in ("model", "submission"):
+        if not isinstance(report.get(name), dict | None):
+            return f"its {name!r} is {type(report[name]).__name__}, not dict"
+    if not all(isinstance(row, dict) for part in ("baselines", "groups") for row in report[part].values()):
+        return "a row of its metrics is no dict"
     for rows in (report, *({"metrics": row} for row in report["baselines"].values())):
         for name, entry in rows["metrics"].items():
             if not isinstance(entry, dict) or not isinstance(entry.get("value"), int | float):

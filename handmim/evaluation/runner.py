@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import report as reports
 from .benchmarks import Benchmark, baselines, benchmark, measure, open_reader
-from .scoring import Truth, collect
 
 if TYPE_CHECKING:
     from ..training.datasets.sample import HandReader
     from .predictions import Predictions
+    from .scoring import Truth
 
 CHUNKS = "predictions"
 
@@ -48,10 +48,16 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 def model_name(args: argparse.Namespace) -> str:
     """The model as the user named it."""
-    from ..hand import EMBEDDED_CHECKPOINT
+    from ..commands import model_name as named
+
+    return named(argparse.Namespace(model=checkpoint(args)))
+
+
+def checkpoint(args: argparse.Namespace) -> str | None:
+    """Hub id or folder; None: the checkpoint in the package."""
     from .commands import EMBEDDED
 
-    return EMBEDDED_CHECKPOINT.name if args.model == EMBEDDED else args.model
+    return None if args.model == EMBEDDED else args.model
 
 
 def write(
@@ -101,6 +107,7 @@ def command(args: argparse.Namespace) -> str:
 
 def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any], tuple[list[str], Mapping[str, Any]]]:
     """Predict, measure -> report, and names and figures of the samples."""
+    from .scoring import collect
     from .tta import DEFAULT_VIEWS, describe
 
     options = {} if args.hand_model_path is None else {"hand_model_path": args.hand_model_path}
@@ -121,7 +128,7 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
 
         official, more, checksums = score_model(chosen, args.data, predicted, reader.split, out, scores)
         notes += more
-    trained_on = args.trained_on or reports.training_set(model, None if args.model == "embedded" else args.model)
+    trained_on = args.trained_on or reports.training_set(model, checkpoint(args))
     report = reports.build(
         benchmark=chosen.name,
         title=chosen.title,
@@ -165,10 +172,8 @@ def _accepted(chosen: Benchmark, options: dict[str, Any]) -> dict[str, Any]:
 def _load(args: argparse.Namespace) -> Any:
     """The front door's loader, which checks the checkpoint and speeds the network up; no detector is needed."""
     from ..commands import load_model
-    from .commands import EMBEDDED
 
-    model = None if args.model == EMBEDDED else args.model
-    return load_model(argparse.Namespace(**{**vars(args), "model": model, "detector": "none"}))
+    return load_model(argparse.Namespace(**{**vars(args), "model": checkpoint(args), "detector": "none"}))
 
 
 def _predictions(

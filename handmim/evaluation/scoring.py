@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from . import official
 from .alignment import scale_translation_align
 from .metrics import mean_error, normalized_errors_2d, pa_mpjpe, pck, pck_curve, point_errors
 from .predictions import Predictions, sample_box
+from .scores import Curve, Scores
 
 WRIST, MIDDLE = 0, 9
 POINT_LABELS = {"keypoints_2d": 2, "joints": 3}
@@ -158,55 +159,6 @@ def wrist_aligned(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
 # Scores
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A share of points (or samples) over a threshold.
-
-    Attributes:
-        title: What is counted.
-        unit: Of the thresholds.
-        thresholds, values: As long as each other; values in [0, 1].
-        area: Under the curve, over the width of the range, in [0, 1]; by trapezoids unless given.
-    """
-
-    title: str
-    unit: str
-    thresholds: list[float]
-    values: list[float]
-
-    area: float = float("nan")
-
-    def __post_init__(self) -> None:
-        if np.isnan(self.area):
-            x, y = np.array(self.thresholds), np.array(self.values)
-            area = ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0])
-            object.__setattr__(self, "area", float(area))  # frozen, but not finished yet
-
-
-@dataclass(eq=False)
-class Scores:
-    """Figures of one method on one data set.
-
-    Attributes:
-        metrics: Name (see `measures.MEASURES`) -> value.
-        curves: Name -> curve.
-        per_sample: Name -> (N,) one figure a sample, NaN where it has none.
-        omitted: What could not be measured -> why.
-        groups: Part of the data set -> its metrics.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, Curve] = field(default_factory=dict)
-    per_sample: dict[str, np.ndarray] = field(default_factory=dict)
-    omitted: dict[str, str] = field(default_factory=dict)
-    groups: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def add(self, other: Scores) -> None:
-        """Take over the figures of `other`."""
-        for name in ("metrics", "curves", "per_sample", "omitted", "groups"):
-            getattr(self, name).update(getattr(other, name))
-
-
 def nan_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN where everything is."""
     known = ~np.isnan(values)
@@ -258,7 +210,8 @@ def score_2d(truth: Truth, predicted: Predictions) -> Scores:
     pixels = point_errors(keypoints, target)
     if found.any() and not pixels[found].isnan().all():
         scores.metrics["epe_px"] = mean_error(pixels[found])
-        scores.metrics["mean_2d_found"] = mean_error(errors[found])
+        if not found.all():
+            scores.metrics["mean_2d_found"] = mean_error(errors[found])
     shares = curve(errors, "2D keypoints", "share of the box's side", 0.0, RANGE_2D, STEPS_2D)
     # As `metrics.auc`: the mean over the thresholds.
     scores.metrics["auc_2d"] = float(np.mean(shares.values))

@@ -12,9 +12,8 @@ from handmim.errors import DataError
 from handmim.evaluation.benchmarks import BENCHMARKS, baselines, comparable, measure, open_reader
 from handmim.evaluation.mean_hand import mean_hand, predict_mean
 from handmim.evaluation.predictions import Predictions
+from handmim.evaluation.scores import Curve, Scores
 from handmim.evaluation.scoring import (
-    Curve,
-    Scores,
     Truth,
     auc_30px,
     collect,
@@ -67,7 +66,8 @@ def test_exact_predictions(reader: SyntheticReader, truth: Truth) -> None:
         assert scores.metrics[name] < 1e-4, name
     for name in ("f5", "f15", "pck_2d_05", "auc_2d", "auc_3d"):
         assert scores.metrics[name] == pytest.approx(1, abs=1e-6), name
-    assert scores.metrics["mask_iou"] > 0.85  # the labels' masks leave out what the arm and objects hide
+    # The labels' masks leave out what objects hide, so not every one fits.
+    assert scores.metrics["mask_iou"] > 0.6 and np.sort(scores.per_sample["mask_iou"])[-2] > 0.94
     assert scores.metrics["found"] == scores.metrics["samples_3d"] == scores.metrics["samples_mask"] == 6
     assert not scores.omitted and all(len(values) == 6 for values in scores.per_sample.values())
 

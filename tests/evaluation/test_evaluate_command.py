@@ -1,0 +1,276 @@
+"""`handmim evaluate` and `handmim compare` from the command line to every file they write."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from evaluation_reader import SyntheticReader, write_manifest
+from fabricate_datasets.freihand import write_freihand
+from fabricate_datasets.ho3d import write_ho3d
+from fabricate_datasets.scenes import make_scenes, write_mano
+from PIL import Image
+from stub_network import TINY
+
+from handmim.cli import main
+from handmim.evaluation.predictions import Predictor
+from handmim.evaluation.report import load, row_name
+
+COUNT = 4
+
+
+@pytest.fixture(scope="module")
+def freihand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_freihand(tmp_path_factory.mktemp("data") / "FreiHAND", "evaluation", make_scenes(COUNT))
+
+
+@pytest.fixture(scope="module")
+def ho3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ho3d(tmp_path_factory.mktemp("data") / "HO3D", 2, "evaluation", make_scenes(COUNT))
+
+
+@pytest.fixture(scope="module")
+def mano(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A checkpoint with random weights on the fabricated MANO, whose card names a training set."""
+    from handmim import HandMIMConfig, HandMIMForMeshEstimation, HandMIMImageProcessor
+
+    folder = tmp_path_factory.mktemp("models")
+    files = write_mano(folder / "mano")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = HandMIMForMeshEstimation(HandMIMConfig(**(TINY | {"hand_model": "mano"})), hand_model_path=str(files))
+    model.save_pretrained(folder / "tiny-mano")
+    HandMIMImageProcessor(size=64).save_pretrained(folder / "tiny-mano")
+    (folder / "tiny-mano" / "README.md").write_text("---\ndatasets: [ho3d-v2]\n---\n# A card\n")
+    return SimpleNamespace(model=folder / "tiny-mano", files=files)
+
+
+def handmim(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def evaluate(*arguments: object) -> int:
+    return handmim("evaluate", *arguments, "--device", "cpu", "--workers", 2)
+
+
+def check_portable(report: dict, *folders: Path) -> None:
+    """No absolute path of this machine, anywhere in a report."""
+    text = json.dumps(report)
+    for folder in (*folders, Path.cwd(), Path.home(), Path(sys.prefix)):
+        if len(str(folder)) > 1:
+            assert str(folder) not in text
+    assert ': "/' not in text and '["/' not in text
+
+
+@pytest.mark.parametrize("name", ["freihand", "ho3d-v2"])
+def test_official_benchmarks(
+    name: str, freihand: Path, ho3d: Path, mano: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A MANO model's report and submission; the submission alone gives the same official figures."""
+    root, out = freihand if name == "freihand" else ho3d, tmp_path / "out"
+    options = ("--model", mano.model, "--hand-model-path", mano.files, "--data", root, "--out", out)
+    assert evaluate(name, *options, "--report", tmp_path / "copy.json") == 0
+    printed = capsys.readouterr().out
+    assert "PA-MPVPE, mm" in printed and "trained on ho3d-v2" in printed and "wrote" in printed
+    report = load(out / "report.json")
+    assert report == load(tmp_path / "copy.json") and report["samples"] == COUNT
+    assert report["model"]["name"] == "tiny-mano" and len(report["model"]["weights_checksum"]) == 64
+    assert report["model"]["config"]["hand_model"] == "mano" and report["options"]["trained_on"] == ["ho3d-v2"]
+    assert report["data"]["root_name"] == root.name and {"handmim", "torch", "python"} <= report["versions"].keys()
+    assert report["command"] == f"handmim evaluate {name} --model tiny-mano --data {root.name} --device cpu"
+    check_portable(report, tmp_path, root.parent, mano.model.parent)
+    assert {"pa_mpjpe", "pa_mpvpe", "st_mpjpe", "f5", "f15", "mean_2d"} <= report["metrics"].keys()
+    assert report["metrics"]["pa_mpjpe"]["value"] == pytest.approx(10 * official_value(report, "xyz"), rel=1e-9)
+    with zipfile.ZipFile(out / "pred.zip") as archive:
+        assert archive.namelist() == ["pred.json"] and archive.read("pred.json") == (out / "pred.json").read_bytes()
+    assert Image.open(out / "curves.png").width > 800
+    lines = (out / "samples.csv").read_text().splitlines()
+    assert len(lines) == COUNT + 1 and lines[0].startswith("sample,pa_mpjpe,pa_mpvpe,")
+
+    assert handmim("evaluate", name, "--pred", out / "pred.json", "--data", root, "--report", tmp_path / "p.json") == 0
+    again = load(tmp_path / "p.json")
+    assert again["model"] is None and again["submission"]["file"] == "pred.json"
+    for key, value in report["official"].items():  # float32 predictions, written with nine digits
+        assert again["official"][key] == pytest.approx(value, abs=1e-6), key
+    assert again["data"]["labels_checksum"] == report["data"]["labels_checksum"]
+    check_portable(again, tmp_path, root.parent)
+
+
+def official_value(report: dict, name: str) -> float:
+    """PA joint error of scores.txt, centimetres: each benchmark's script has its own name for it."""
+    (key,) = {f"{name}_al_mean3d", f"{name}_procrustes_al_mean3d"} & report["official"].keys()
+    return report["official"][key]
+
+
+def test_exact_submission_scores_zero(freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    labels = [json.loads((freihand / f"evaluation_{key}.json").read_text()) for key in ("xyz", "verts")]
+    (tmp_path / "pred.json").write_text(json.dumps(labels))
+    arguments = ("freihand", "--pred", tmp_path / "pred.json", "--data", freihand, "--out", tmp_path / "out")
+    assert handmim("evaluate", *arguments) == 0
+    metrics = {name: entry["value"] for name, entry in load(tmp_path / "out" / "report.json")["metrics"].items()}
+    assert metrics["pa_mpjpe"] < 1e-4 and metrics["abs_mpvpe"] == 0 and metrics["f5"] == 1
+    assert metrics["st_mpjpe"] < 1e-9
+    assert (tmp_path / "out" / "curves.png").is_file() and "F@5" in capsys.readouterr().out
+    assert handmim("evaluate", *arguments[:5], "--limit", 2) == 0
+    assert "first 2 samples" in capsys.readouterr().out
+
+
+def test_an_open_hand_on_mano_labels_reports_joints_only(
+    freihand: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert evaluate("freihand", "--model", tiny_checkpoint, "--data", freihand, "--out", tmp_path / "out") == 0
+    report = load(tmp_path / "out" / "report.json")
+    assert "meshes of different hand models" in report["omitted"]["vertices"]
+    assert "pa_mpjpe" in report["metrics"] and not {"pa_mpvpe", "f5"} & report["metrics"].keys()
+    assert report["official"]["mesh_al_mean3d"] < 0  # the official script's way of saying so
+    assert not (tmp_path / "out" / "pred.json").exists() and "no submission file" in capsys.readouterr().out
+
+
+def test_submissions_need_neither_torch_nor_transformers(freihand: Path, tmp_path: Path) -> None:
+    labels = [json.loads((freihand / f"evaluation_{key}.json").read_text()) for key in ("xyz", "verts")]
+    (tmp_path / "pred.json").write_text(json.dumps(labels))
+    code = (
+        "import sys; sys.argv[0] = 'handmim'\n"
+        "from handmim.cli import main\n"
+        f"files = [{str(tmp_path / 'pred.json')!r}, '--data', {str(freihand)!r}]\n"
+        "code = main(['evaluate', 'freihand', '--pred', *files])\n"
+        "loaded = {'torch', 'transformers', 'timm'} & set(sys.modules)\n"
+        "sys.exit(f'{loaded} loaded' if loaded else code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_real_photos_and_continuation(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_manifest(tmp_path, COUNT)
+    arguments = ("real-photos", "--model", tiny_checkpoint, "--data", tmp_path, "--out", tmp_path / "out")
+    assert evaluate(*arguments, "--trained-on", "synthetic hands") == 0
+    printed = capsys.readouterr().out
+    assert "mean hand" in printed and "film (2)" in printed and "tiny [trained on synthetic hands]" in printed
+    report = load(tmp_path / "out" / "report.json")
+    assert {"mask_iou", "pa_mpjpe", "auc_2d"} <= report["metrics"].keys() and set(report["groups"]) == {
+        "camera",
+        "film",
+    }
+    (baseline,) = report["baselines"].values()
+    assert "pa_mpjpe" in baseline and "mpjpe" not in baseline
+    check_portable(report, tmp_path, tiny_checkpoint.parent)
+
+    def never(self: Predictor, crops: list) -> dict:
+        raise AssertionError("predicted again")
+
+    monkeypatch.setattr(Predictor, "__call__", never)
+    assert evaluate(*arguments) == 0  # all chunks are there
+    kept = load(tmp_path / "out" / "report.json")
+    assert kept["metrics"] == report["metrics"] and kept["options"]["trained_on"] is None
+    for change in (("--tta",), ("--limit", 3)):  # other options, other chunks
+        with pytest.raises(AssertionError, match="predicted again"):
+            evaluate(*arguments, *change)
+    monkeypatch.undo()
+    assert evaluate(*arguments, "--tta", "--limit", 3) == 0
+    viewed = load(tmp_path / "out" / "report.json")
+    assert len(viewed["options"]["tta"]["views"]) == 5 and viewed["samples"] == 3
+    assert row_name(viewed) == "tiny [TTA; first 3 samples]"
+
+
+def test_another_model_never_takes_kept_predictions(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    write_manifest(tmp_path, 2)
+    other = tmp_path / "model"
+    other.mkdir()
+    for file in tiny_checkpoint.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    arguments = ("real-photos", "--model", other, "--data", tmp_path, "--out", tmp_path / "out")
+    assert evaluate(*arguments) == 0
+    first = load(tmp_path / "out" / "report.json")
+    weights = load_file(other / "model.safetensors")
+    weights["initial.output.bias"] += 0.1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    assert evaluate(*arguments) == 0
+    second = load(tmp_path / "out" / "report.json")
+    assert first["model"]["weights_checksum"] != second["model"]["weights_checksum"]
+    assert first["metrics"] != second["metrics"] and len(list((tmp_path / "out" / "predictions").iterdir())) == 2
+
+
+def test_a_reader_of_the_same_hand_model(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vertices, masks, joints and notes of a data set that labels the open hand."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(
+        "handmim.evaluation.runner.open_reader", lambda chosen, root, split, **_: SyntheticReader(root, count=3)
+    )
+    arguments = ("rhd", "--model", tiny_checkpoint, "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert evaluate(*arguments) == 0
+    report = load(tmp_path / "out" / "report.json")
+    assert {"pa_mpvpe", "mpvpe", "f5", "mask_iou"} <= report["metrics"].keys() and not report["omitted"]
+    assert report["curves"]["pck_3d"]["thresholds"][0] == 20 and "20-50 mm" in report["protocol"]
+    assert report["notes"] == [
+        "drawn below data",
+        "3 of 3 samples have no box: it is taken from their labelled keypoints",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nosuch", "--model", "m", "--data", "."], "BENCHMARK must be one of freihand"),
+     (["rhd", "--pred", "p.json", "--data", "."], "--pred scores submissions to freihand, ho3d-v2, ho3d-v3"),
+     (["freihand", "--pred", "p.json", "--data", ".", "--tta"], "--tta needs --model"),
+     (["freihand", "--data", "."], "--model --pred"), (["freihand", "--model", "m"], "--data"),
+     (["freihand", "--model", "m", "--pred", "p", "--data", "."], "not allowed"),
+     (["freihand", "--model", "m", "--data", ".", "--limit", "0"], "--limit")],
+)  # fmt: skip
+def test_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        handmim("evaluate", *arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named(freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cases = [
+        (
+            ("freihand", "--model", "embedded", "--data", tmp_path / "gone"),
+            "gone, the root of freihand, is not",
+        ),
+        (("freihand", "--model", "embedded", "--data", tmp_path), "is missing"),
+        (("freihand", "--pred", tmp_path / "p.json", "--data", freihand), "p.json, a submission file, is missing"),
+        (("freihand", "--pred", tmp_path / "p.json", "--data", tmp_path), "evaluation_xyz.json is missing"),
+        (("freihand", "--pred", tmp_path / "p.json", "--data", freihand, "--split", "training"), "'training'"),
+        (("real-photos", "--model", "embedded", "--data", tmp_path), "manifest.json is missing"),
+    ]
+    for arguments, message in cases:
+        assert handmim("evaluate", *arguments) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.startswith("handmim: error: ") and error.count("\n") == 1, error
+    truth = np.array(json.loads((freihand / "evaluation_xyz.json").read_text()))
+    (tmp_path / "p.json").write_text(json.dumps([truth[:2].tolist(), truth[:2].tolist()]))
+    assert handmim("evaluate", "freihand", "--pred", tmp_path / "p.json", "--data", freihand) == 1
+    assert "4 samples" in capsys.readouterr().err
+
+
+def test_compare(freihand: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    labels = [json.loads((freihand / f"evaluation_{key}.json").read_text()) for key in ("xyz", "verts")]
+    (tmp_path / "pred.json").write_text(json.dumps(labels))
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    assert (
+        handmim("evaluate", "freihand", "--pred", tmp_path / "pred.json", "--data", freihand, "--report", paths[0]) == 0
+    )
+    options = ("--model", tiny_checkpoint, "--data", freihand, "--out", tmp_path / "out", "--report", paths[1])
+    assert evaluate("freihand", *options) == 0
+    capsys.readouterr()
+    plot = tmp_path / "plots" / "both.png"
+    assert handmim("compare", *paths, "--published", "--plot", plot) == 0
+    printed = capsys.readouterr().out
+    assert "HandMIM-Large [published: HandMIM table 1]" in printed and "mean hand" in printed
+    assert "pred.json" in printed and "tiny: vertices not measured" in printed
+    assert Image.open(plot).width > 800
+    assert handmim("compare", paths[0], tmp_path / "pred.json") == 1
+    assert "pred.json is not a report" in capsys.readouterr().err
