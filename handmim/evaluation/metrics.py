@@ -82,3 +82,104 @@ def pa_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
         aligned, _ = similarity_align(predicted[rows][:, mask].to(target.dtype), target[rows][:, mask])
         result[rows] = point_errors(aligned, target[rows][:, mask]).mean(1)
     return result
+
+
+def aligned_errors(predicted: Tensor, target: Tensor) -> Tensor:
+    """Distances after Procrustes alignment of each sample (no reflection): (B, N, 3) twice -> (B, N)."""
+    aligned, _ = similarity_align(predicted, target)
+    return point_errors(aligned, target)
+
+
+def root_relative_errors(predicted: Tensor, target: Tensor, root: int = 0) -> Tensor:
+    """Distances of points relative to one of them.
+
+    Args:
+        predicted: (..., N, 3).
+        target: (..., N, 3), same unit; NaN where not labelled.
+        root: The point that is brought to the truth; 0 is the wrist.
+
+    Returns:
+        (..., N), NaN where the point or the root is not labelled.
+    """
+    return point_errors(predicted - predicted[..., root, None, :], target - target[..., root, None, :])
+
+
+def mask_iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of masks: (..., H, W) bool twice -> (...) in [0, 1]; NaN where both are empty.
+
+    Example:
+        >>> import torch
+        >>> mask_iou(torch.tensor([[True, True]]), torch.tensor([[True, False]])).item()
+        0.5
+    """
+    intersection = (predicted & target).flatten(-2).sum(-1).double()
+    return intersection / (predicted | target).flatten(-2).sum(-1)
+
+
+def iou_pck(ious: Tensor, thresholds: Sequence[float] | Tensor) -> Tensor:
+    """Share of hands whose mask IoU is at least each threshold (HIU-DMTL's IoU-PCK).
+
+    Args:
+        ious: (B,) of `mask_iou`; a hand that was not found has 0, NaN is left out.
+        thresholds: (T,) in [0, 1].
+
+    Returns:
+        (T,) shares.
+    """
+    known = ious[~ious.isnan()]
+    return (known[:, None] >= torch.as_tensor(thresholds, dtype=known.dtype)).double().mean(0)
+
+
+def acceleration_error(predicted: Tensor, target: Tensor, frame_rate: float | None = None) -> Tensor:
+    """How much smoother or rougher a predicted motion is: distance between accelerations, by second differences.
+
+    Kanazawa et al. 2019 (arXiv 1812.01601), section 5.1.
+
+    Args:
+        predicted: (T, N, 3) points of one video, in the order of time.
+        target: (T, N, 3), same unit; NaN where not labelled.
+        frame_rate: Frames a second, for metres per second squared; None gives metres per frame squared.
+
+    Returns:
+        (T - 2, N), NaN where one of three frames is not labelled.
+    """
+    if len(predicted) < 3:
+        raise ValueError(f"an acceleration takes at least three frames, got {len(predicted)}")
+    errors = point_errors(predicted.diff(n=2, dim=0), target.diff(n=2, dim=0))
+    return errors if frame_rate is None else errors * frame_rate**2
+
+
+class MeanError:
+    """Mean and PCK curve of errors that come in batches: `update` with each batch, then `compute` and `curve`.
+
+    Example:
+        >>> import torch
+        >>> metric = MeanError()
+        >>> metric.update(torch.tensor([[0.0, 2.0]]))
+        >>> metric.update(torch.tensor([[4.0, float("nan")]]))
+        >>> metric.compute(), metric.curve([3.0]).tolist()
+        (2.0, [0.6666666666666666])
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+
+    def update(self, errors: Tensor) -> None:
+        """Take errors of any shape; NaN where not labelled."""
+        self.batches.append(errors.detach().flatten().double().cpu())
+
+    def errors(self) -> Tensor:
+        """(M,) all errors so far, unlabelled ones included."""
+        return torch.cat(self.batches) if self.batches else torch.empty(0, dtype=torch.float64)
+
+    def compute(self) -> float:
+        """Mean over all labelled points; NaN if there is none."""
+        return mean_error(self.errors())
+
+    def curve(self, thresholds: Sequence[float] | Tensor) -> Tensor:
+        """`pck_curve` of all labelled points."""
+        return pck_curve(self.errors(), thresholds)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.batches.clear()

@@ -8,7 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handmim.evaluation.metrics import auc, mean_error, normalized_errors_2d, pa_mpjpe, pck, pck_curve, point_errors
+from handmim.evaluation.metrics import (
+    MeanError,
+    acceleration_error,
+    aligned_errors,
+    auc,
+    iou_pck,
+    mask_iou,
+    mean_error,
+    normalized_errors_2d,
+    pa_mpjpe,
+    pck,
+    pck_curve,
+    point_errors,
+    root_relative_errors,
+)
 from handmim.geometry import axis_angle_to_matrix
 
 
@@ -80,3 +94,52 @@ def test_auc_is_the_mean_of_the_curve():
     assert auc(errors, 0.3) == pytest.approx(expected, abs=1e-12)
     assert auc(torch.zeros(5), 0.3) == 1 and auc(torch.ones(5), 0.3) == 0
     assert math.isnan(mean_error(torch.full((3,), torch.nan)))
+
+
+def test_masks() -> None:
+    masks = torch.zeros(4, 6, 8, dtype=torch.bool)
+    truth = masks.clone()
+    masks[0, :2], truth[0, 1:3] = True, True  # 8 of 24 pixels
+    masks[1, 2:4] = truth[1, 2:4] = True
+    masks[2, 0, 0] = True
+    ious = mask_iou(masks, truth)
+    assert ious[:3].tolist() == [pytest.approx(1 / 3), 1, 0] and ious[3].isnan()
+    assert iou_pck(ious, [0.0, 0.2, 0.5, 1.0]).tolist() == [pytest.approx(k / 3) for k in (3, 2, 1, 1)]
+
+
+def test_acceleration_error_ignores_steady_motion_and_sees_jitter() -> None:
+    time = torch.arange(6, dtype=torch.float64)[:, None, None]
+    target = (0.1 * time**2).expand(6, 21, 3).clone()
+    steady = target + 0.3 * time + 1
+    assert acceleration_error(steady, target).max() < 1e-12
+    jitter = target.clone()
+    jitter[3, :, 0] += 0.01  # enters three second differences with weights 1, -2, 1
+    errors = acceleration_error(jitter, target, frame_rate=10)
+    torch.testing.assert_close(errors[:, 0], torch.tensor([0.0, 1, 2, 1], dtype=torch.float64))
+    target[0, 4] = torch.nan
+    assert acceleration_error(jitter, target).isnan().sum() == 1
+    with pytest.raises(ValueError, match="three frames, got 2"):
+        acceleration_error(jitter[:2], target[:2])
+
+
+def test_root_relative_and_aligned_errors(hands: tuple[torch.Tensor, torch.Tensor]) -> None:
+    predicted, target = hands
+    shifted = predicted + torch.tensor([1.0, -2, 3], dtype=torch.float64)
+    errors = root_relative_errors(shifted, target)
+    torch.testing.assert_close(errors, root_relative_errors(predicted, target), equal_nan=True)
+    assert errors[0, 0] == 0 and errors[1, 3:5].isnan().all() and errors[4].isnan().all()
+    whole = aligned_errors(predicted[[0, 3]], target[[0, 3]])
+    torch.testing.assert_close(whole.mean(1), pa_mpjpe(predicted[[0, 3]], target[[0, 3]]))
+
+
+def test_batches_of_errors_add_up() -> None:
+    errors = torch.rand(7, 21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    errors[2, 3] = torch.nan
+    metric = MeanError()
+    assert math.isnan(metric.compute())
+    for part in errors.split(3):
+        metric.update(part)
+    assert metric.compute() == pytest.approx(mean_error(errors))
+    assert metric.curve([0.2, 0.5]).tolist() == pck_curve(errors, [0.2, 0.5]).tolist()
+    metric.reset()
+    assert len(metric.errors()) == 0
