@@ -15,7 +15,7 @@ from fabricate_datasets.scenes import make_scenes
 
 from handmim.errors import DataError
 from handmim.training.datasets import json_records
-from handmim.training.datasets.coco_wholebody import CocoWholeBody
+from handmim.training.datasets.coco_wholebody import CocoWholeBody, hand_box
 from handmim.training.datasets.registry import open_dataset
 
 
@@ -64,6 +64,16 @@ def test_both_hands_of_a_person_are_samples(changeable, scenes):
     left, right = CocoWholeBody(root, "val")[0], CocoWholeBody(root, "val")[1]
     assert (left.id, right.id) == ("5000-left", "5000-right") and left.image == right.image
     np.testing.assert_allclose(left.labels["keypoints_2d"], other.keypoints_2d, atol=1e-4)
+
+
+def test_boxes_hold_the_official_one_and_the_flesh():
+    keypoints = np.array([[40, 50], [80, 60], [np.nan, np.nan]], np.float32)
+    margin = 0.12 * 40
+    tight = hand_box(np.array([40, 50, 40, 10], np.float32), keypoints)
+    np.testing.assert_allclose(tight, [40 - margin, 50 - margin, 80 + margin, 60 + margin], atol=1e-4)
+    wide = hand_box(np.array([20, 30, 100, 90], np.float32), keypoints)
+    np.testing.assert_allclose(wide, [20, 30, 120, 120])
+    np.testing.assert_allclose(hand_box(np.zeros(4, np.float32), keypoints), tight)
 
 
 def test_confidence_can_leave_points_out(written):
