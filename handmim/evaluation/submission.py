@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,6 @@ def load_submission(path: str | Path, protocol: Protocol, samples: int | None = 
                 f"{path} must hold {what} of {samples} samples for {protocol.title}, got {len(array)}: predict every"
                 " sample of the evaluation list, in its order"
             )
-    if not vertices.shape[1]:
-        raise DataError(f"{path}: vertices of sample 0 must be a list of at least one point")
     return joints, vertices
 
 
@@ -136,6 +135,6 @@ def _extract(path: Path, folder: Path) -> Path:
                 raise DataError(f"{path}: {PREDICTION_FILE} unpacks to {entries[0].file_size} bytes, too many")
             with archive.open(entries[0]) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 2**20)  # no more than the size the entry states, or zipfile raises
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise DataError(f"{path} is not a readable zip: {error}") from error
     return target
