@@ -13,6 +13,7 @@ def add_commands(commands: Any) -> None:
     _add_finetune(commands)
     _add_check_data(commands)
     _add_data(commands)
+    _add_crops(commands)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,3 +128,41 @@ def run_data_info(args: argparse.Namespace) -> int:
     from .datasets.data_commands import data_info
 
     return data_info(args)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# crops
+
+
+def _add_crops(commands: Any) -> None:
+    from ..cli import positive
+
+    crops = commands.add_parser(
+        "crops",
+        help="cut hands out of photos, for pre-training",
+        description="Writes square crops, manifest.jsonl (one line a crop) and sources.jsonl (one line a photo). Run "
+        "again, it skips the photos that are done. Exit code 1 if the folder holds no crop in the end.",
+    )
+    crops.add_argument("photos", nargs="+", metavar="PHOTOS", help="photos, or folders with photos anywhere below")
+    crops.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    crops.add_argument("--detector", default="auto", help="what finds the hands (default: auto; see handmim info)")
+    crops.add_argument(
+        "--boxes", type=Path, metavar="FILE",
+        help='where the hands are, in place of a detector: lines {"source": NAME, "box": [x0, y0, x1, y1], "side": '
+        '"left"} with names as in sources.jsonl',
+    )  # fmt: skip
+    crops.add_argument("--size", type=positive, default=256, metavar="PX", help="largest side (default: 256)")
+    crops.add_argument(
+        "--box-scale", type=float, default=1.5, metavar="X", help="side of a crop over that of the hand (default: 1.5)"
+    )
+    crops.add_argument(
+        "--min-side", type=positive, default=32, metavar="PX", help="leave smaller hands out (default: 32)"
+    )
+    crops.set_defaults(run=run_crops)
+
+
+def run_crops(args: argparse.Namespace) -> int:
+    """`handmim crops`."""
+    from .crops import run_crops
+
+    return run_crops(args)
