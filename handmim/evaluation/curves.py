@@ -50,9 +50,13 @@ def plot(reports: Sequence[Mapping[str, Any]], path: Path, dpi: int = 120) -> li
     FigureCanvasAgg(figure)  # the file format's own canvas: no display, no global state
     for number, (benchmark, name) in enumerate(names):
         axes = figure.add_subplot(rows, columns, number + 1)
-        shown = [report for report in reports if report["benchmark"] == benchmark and name in report["curves"]]
-        _panel(axes, [(row_name(report), report["curves"][name]) for report in shown])
-        title = str(shown[0]["curves"][name].get("title", name))
+        shown = [
+            (STYLES[index % len(STYLES)], row_name(report), report["curves"][name])
+            for index, report in enumerate(reports)  # a report keeps its colour in every panel
+            if report["benchmark"] == benchmark and name in report["curves"]
+        ]
+        _panel(axes, shown)
+        title = str(shown[0][2].get("title", name))
         axes.set_title(f"{benchmark}: {title}" if several else title, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
@@ -62,22 +66,19 @@ def plot(reports: Sequence[Mapping[str, Any]], path: Path, dpi: int = 120) -> li
     return [name for _, name in names]
 
 
-def _panel(axes: Any, curves: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    for number, (label, curve) in enumerate(curves):
-        colour, line = STYLES[number % len(STYLES)]
+def _panel(axes: Any, curves: Sequence[tuple[tuple[str, str], str, Mapping[str, Any]]]) -> None:
+    for (colour, line), label, curve in curves:
         area = curve.get("area")
         mark = f" ({area:.3f})" if isinstance(area, int | float) else ""
         axes.plot(curve["thresholds"], curve["values"], line, color=colour, linewidth=1.6, label=_short(label) + mark)
-    axes.set_xlim(curves[0][1]["thresholds"][0], curves[0][1]["thresholds"][-1])
+    first = curves[0][2]
+    axes.set_xlim(first["thresholds"][0], first["thresholds"][-1])
     axes.set_ylim(0, 1)
-    axes.set_xlabel(f"threshold, {curves[0][1].get('unit', '')}", fontsize=9)
+    axes.set_xlabel(f"threshold, {first.get('unit', '')}", fontsize=9)
     axes.set_ylabel("share", fontsize=9)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.tick_params(labelsize=8)
-    falling = curves[0][1]["values"][0] > curves[0][1]["values"][-1]
-    axes.legend(
-        fontsize=7, title="area under the curve", title_fontsize=7, loc="lower left" if falling else "lower right"
-    )
+    axes.legend(fontsize=7, title="area under the curve", title_fontsize=7, loc="best")
 
 
 def _short(label: str, length: int = 44) -> str:

@@ -42,8 +42,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def output_folder(args: argparse.Namespace) -> Path:
-    """Where the files of a model's evaluation go."""
-    return args.out or Path(f"{args.benchmark}-{Path(reports.public_name(model_name(args))).name}")
+    """Where the files of a model's evaluation go: what the user says, or a folder named after what is measured."""
+    if args.out is not None:
+        return args.out
+    parts = [args.benchmark, args.split, Path(reports.public_name(model_name(args))).name]
+    parts += ["tta" if args.tta else None, None if args.limit is None else f"first{args.limit}"]
+    return Path("-".join(part for part in parts if part))
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -110,25 +114,24 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
     from .scoring import collect
     from .tta import DEFAULT_VIEWS, describe
 
-    options = {} if args.hand_model_path is None else {"hand_model_path": args.hand_model_path}
-    reader = open_reader(chosen, args.data, args.split, **_accepted(chosen, options))
+    reader = open_reader(chosen, args.data, args.split, **_reader_options(chosen, args))
     hand = _load(args)
-    model, processor = hand.model, hand.image_processor
-    same_hand = reader.hand_model == model.config.hand_model
-    truth = collect(reader, args.limit, vertices=same_hand)
+    truth = collect(reader, args.limit, vertices=reader.hand_model == hand.model.config.hand_model)
     views = DEFAULT_VIEWS if args.tta else ()
-    about = reports.describe_model(model, processor, model_name(args))
-    out = output_folder(args)
-    predicted = _predictions(reader, truth, hand, views, about, out, args)
+    about = reports.describe_model(hand.model, hand.image_processor, model_name(args))
+    predicted = _predictions(reader, truth, hand, views, about, args)
     with _progress(len(truth) if truth.masks else 0, "masks") as progress:
         scores = measure(chosen, reader, truth, predicted, progress)
     official, notes, checksums = {}, [*getattr(reader, "notes", ())], {}
     if chosen.official:
         from .official_report import score_model
 
-        official, more, checksums = score_model(chosen, args.data, predicted, reader.split, out, scores)
+        folder = output_folder(args)
+        official, more, checksums = score_model(chosen, args.data, predicted, reader.split, folder, scores)
         notes += more
-    trained_on = args.trained_on or reports.training_set(model, checkpoint(args))
+    sums = {"checksum": truth.checksum, "pictures_checksum": truth.files, **checksums}
+    options = {name: getattr(args, name) for name in ("limit", "batch_size")} | {"device": str(hand.model.device)}
+    trained_on = args.trained_on or reports.training_set(hand.model, checkpoint(args))
     report = reports.build(
         benchmark=chosen.name,
         title=chosen.title,
@@ -139,34 +142,23 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
         baselines=baselines(chosen, truth),
         official=official,
         model=about,
-        data={
-            "root_name": args.data.resolve().name,
-            "checksum": truth.checksum,
-            "pictures_checksum": truth.files,
-            **checksums,
-        },
-        options={
-            "tta": describe(views),
-            "trained_on": trained_on,
-            "limit": args.limit,
-            "batch_size": args.batch_size,
-            "device": str(model.device),
-        },
-        notes=[*notes, *_box_notes(reader, truth)],
+        data={"root_name": args.data.resolve().name, **sums},
+        options={"tta": describe(views), "trained_on": trained_on, **options},
+        notes=[*notes, *_box_notes(truth)],
         command=command(args),
         private=_private(args),
     )
     return report, (truth.ids, scores.per_sample)
 
 
-def _accepted(chosen: Benchmark, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that the reader knows."""
-    if not options or chosen.name == "real-photos":
+def _reader_options(chosen: Benchmark, args: argparse.Namespace) -> dict[str, Any]:
+    """Where MANO is, for readers that ask."""
+    if args.hand_model_path is None or chosen.name == "real-photos":
         return {}
     from ..training.datasets.registry import reader_class
 
     known = inspect.signature(reader_class(chosen.dataset).__init__).parameters
-    return {name: value for name, value in options.items() if name in known}
+    return {"hand_model_path": args.hand_model_path} if "hand_model_path" in known else {}
 
 
 def _load(args: argparse.Namespace) -> Any:
@@ -182,7 +174,6 @@ def _predictions(
     hand: Any,
     views: tuple,
     about: Mapping[str, Any],
-    out: Path,
     args: argparse.Namespace,
 ) -> Predictions:
     """Chunks of an earlier run of the same model on the same samples are used."""
@@ -198,7 +189,7 @@ def _predictions(
         "device": hand.model.device.type,
         "versions": reports.versions(),
     }
-    folder = run_folder(out / CHUNKS, description)
+    folder = run_folder(output_folder(args) / CHUNKS, description)
     return predict(reader, predictor, count=len(truth), folder=folder, batch_size=args.batch_size, workers=args.workers)
 
 
@@ -212,13 +203,11 @@ def _progress(total: int, what: str) -> Any:
         yield update
 
 
-def _box_notes(reader: HandReader, truth: Truth) -> list[str]:
+def _box_notes(truth: Truth) -> list[str]:
     """Boxes from labels make the task easier than it is for a user: said in the report."""
-    boxless = sum(reader[row].box is None for row in range(len(truth)))
-    sideless = sum(side is None for side in truth.sides)
-    notes = []
-    if boxless:
-        notes.append(f"{boxless} of {len(truth)} samples have no box: it is taken from their labelled keypoints")
+    notes, sideless = [], sum(side is None for side in truth.sides)
+    if truth.boxless:
+        notes.append(f"{truth.boxless} of {len(truth)} samples have no box: it is taken from their labelled keypoints")
     if sideless:
         notes.append(f"the side of {sideless} of {len(truth)} hands is not labelled: the model finds it")
     return notes

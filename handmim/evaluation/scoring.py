@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..training.datasets.sample import HandReader, HandSample
 from . import official
 from .alignment import scale_translation_align
-from .metrics import mean_error, normalized_errors_2d, pa_mpjpe, pck, pck_curve, point_errors
+from .metrics import iou_pck, mask_iou, mean_error, normalized_errors_2d, pa_mpjpe, pck, pck_curve, point_errors
 from .predictions import Predictions, sample_box
 from .scores import Curve, Scores
 
@@ -43,8 +43,9 @@ class Truth:
         vertices: (N, V, 3) float32 metres, camera frame; None if no sample has any.
         masks: Whether any sample has a mask.
         groups: A part of the data set for each sample, measured by itself as well; None without parts.
-        hand_model: Whose vertices these are.
-        checksum: SHA-256 of everything above, 16 hexadecimal digits.
+        hand_model: Whose vertices are labelled (even if they were not collected); None if none are.
+        boxless: Number of samples whose box is that of their labelled keypoints.
+        checksum: SHA-256 of labels, boxes, sides and cameras, 16 hexadecimal digits.
         files: The same of the pictures' names and sizes in bytes.
     """
 
@@ -57,6 +58,7 @@ class Truth:
     masks: bool = False
     groups: list[str] | None = None
     hand_model: str | None = None
+    boxless: int = 0
     checksum: str = ""
     files: str = ""
 
@@ -88,46 +90,63 @@ def collect(reader: HandReader, count: int | None = None, vertices: bool = True)
     count = len(reader) if count is None else min(count, len(reader))
     if not count:
         raise DataError(f"{reader.name} has no sample in its split {reader.split!r}")
-    points = {name: np.full((count, 21, size), np.nan) for name, size in POINT_LABELS.items()}
-    boxes, ids, sides, meshes, masks, has_vertices = np.zeros((count, 4)), [], [], None, False, False
-    digest, files = hashlib.sha256(), hashlib.sha256()
+    columns = _Columns(count)
     for row in range(count):
-        sample = reader[row]
-        ids.append(sample.id)
-        sides.append(sample.handedness)
-        boxes[row] = sample_box(sample)
-        masks |= sample.load_mask is not None
-        for name in points.keys() & sample.labels.keys():
-            points[name][row] = sample.labels[name]
-        has_vertices |= "vertices" in sample.labels
-        if "vertices" in sample.labels and vertices:
-            if meshes is None:
-                meshes = np.full((count, *sample.labels["vertices"].shape), np.nan, np.float32)
-            meshes[row] = sample.labels["vertices"]
-        _digest(sample, boxes[row], digest)
-        files.update(repr((sample.image.name, _bytes(sample.image))).encode())
-    if not has_vertices and not masks and all(np.isnan(target).all() for target in points.values()):
+        columns.take(row, reader[row], vertices)
+    if not columns.labels:
         raise DataError(
             f"{reader.name} has no labels in its split {reader.split!r}: nothing can be measured; "
             f"its splits are {', '.join(reader.splits)}"
         )
     return Truth(
-        ids=ids,
-        boxes=boxes,
-        sides=sides,
-        **points,
-        vertices=meshes,
-        masks=masks,
+        ids=columns.ids,
+        boxes=columns.boxes,
+        sides=columns.sides,
+        **columns.points,
+        vertices=columns.vertices,
+        masks="masks" in columns.labels,
         groups=list(reader.groups)[:count] if hasattr(reader, "groups") else None,
-        hand_model=reader.hand_model if has_vertices else None,
-        checksum=digest.hexdigest()[:16],
-        files=files.hexdigest()[:16],
+        hand_model=reader.hand_model if "vertices" in columns.labels else None,
+        boxless=columns.boxless,
+        checksum=columns.digest.hexdigest()[:16],
+        files=columns.files.hexdigest()[:16],
     )
 
 
+class _Columns:
+    """Labels of samples while they are collected; `labels` names the kinds that any sample has."""
+
+    def __init__(self, count: int) -> None:
+        self.points = {name: np.full((count, 21, size), np.nan) for name, size in POINT_LABELS.items()}
+        self.boxes, self.vertices = np.zeros((count, 4)), None
+        self.ids: list[str] = []
+        self.sides: list[str | None] = []
+        self.labels: set[str] = set()
+        self.boxless = 0
+        self.digest, self.files = hashlib.sha256(), hashlib.sha256()
+
+    def take(self, row: int, sample: HandSample, vertices: bool) -> None:
+        """The labels of one sample; those of vertices only if wanted."""
+        self.ids.append(sample.id)
+        self.sides.append(sample.handedness)
+        self.boxes[row] = sample_box(sample)
+        self.boxless += sample.box is None
+        for name in self.points.keys() & sample.labels.keys():
+            self.points[name][row] = sample.labels[name]
+        mesh = sample.labels.get("vertices")
+        if mesh is not None and vertices:
+            if self.vertices is None:
+                self.vertices = np.full((len(self.boxes), *mesh.shape), np.nan, np.float32)
+            self.vertices[row] = mesh
+        kinds = {name for name in (*POINT_LABELS, "vertices") if not np.isnan(sample.labels.get(name, np.nan)).all()}
+        self.labels |= kinds | ({"masks"} if sample.load_mask is not None else set())
+        _digest(sample, self.boxes[row], self.digest)
+        self.files.update(repr((sample.image.name, _bytes(sample.image))).encode())
+
+
 def _digest(sample: HandSample, box: np.ndarray, digest: Any) -> None:
-    """Everything that decides about a figure, but the picture."""
-    digest.update(repr((sample.id, sample.handedness, sorted(sample.labels))).encode())
+    """Everything that decides about a figure, but the picture; the same with and without labels nobody measures."""
+    digest.update(repr((sample.id, sample.handedness)).encode())
     for value in (box, sample.intrinsics, *(sample.labels.get(name) for name in (*POINT_LABELS, "vertices"))):
         digest.update(b"-" if value is None else np.ascontiguousarray(value, np.float64).tobytes())
 
@@ -301,29 +320,31 @@ def score_masks(reader: HandReader, predicted: Predictions, progress: Callable[[
     for row in range(len(predicted)):
         load = reader[row].load_mask
         if load is not None:
-            values[row] = mask_iou(load(), predicted.vertices[row], predicted.faces, predicted.intrinsics[row])
+            values[row] = silhouette_iou(load(), predicted.vertices[row], predicted.faces, predicted.intrinsics[row])
         if progress:
             progress(row + 1)
-    labelled = np.sort(values[~np.isnan(values)])
-    if not len(labelled):
+    count = int((~np.isnan(values)).sum())
+    if not count:
         scores.omitted["masks"] = "not labelled"
         return scores
     thresholds = np.linspace(0, 1, 101)
-    shares = 1 - np.searchsorted(labelled, thresholds, side="left") / len(labelled)
-    scores.metrics = {"mask_iou": float(labelled.mean()), "samples_mask": len(labelled)}
+    shares = iou_pck(torch.from_numpy(values), thresholds)
+    scores.metrics = {"mask_iou": float(np.nanmean(values)), "samples_mask": count}
     scores.curves["iou_pck"] = Curve("masks of at least this IoU", "IoU", thresholds.tolist(), shares.tolist())
     scores.per_sample["mask_iou"] = values
     return scores
 
 
-def mask_iou(mask: np.ndarray, vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray) -> float:
-    """Intersection over union of a mask (H, W) and the silhouette of a mesh (V, 3), camera frame, in its picture."""
+def silhouette_iou(mask: np.ndarray, vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray) -> float:
+    """Intersection over union of a mask (H, W) and the silhouette of a mesh (V, 3), camera frame, in its picture.
+
+    NaN where the mask is empty and the mesh outside the picture.
+    """
     from ..rendering import render_mask
 
-    arrays = (torch.from_numpy(np.asarray(array, np.float32))[None] for array in (vertices, intrinsics))
-    mesh, camera = arrays
-    seen = render_mask(mesh, torch.from_numpy(faces), camera, *mask.shape)[0].numpy()
-    return float((mask & seen).sum() / max((mask | seen).sum(), 1))
+    mesh, camera = (torch.from_numpy(np.asarray(array, np.float32))[None] for array in (vertices, intrinsics))
+    seen = render_mask(mesh, torch.from_numpy(faces), camera, *mask.shape)[0]
+    return mask_iou(seen, torch.from_numpy(np.ascontiguousarray(mask, bool))).item()
 
 
 def auc_30px(truth: Truth, predicted: Predictions) -> dict[str, float]:

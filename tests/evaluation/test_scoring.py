@@ -17,9 +17,9 @@ from handmim.evaluation.scoring import (
     Truth,
     auc_30px,
     collect,
-    mask_iou,
     score,
     score_vertices,
+    silhouette_iou,
     wrist_aligned,
 )
 from handmim.geometry import axis_angle_to_matrix
@@ -149,16 +149,16 @@ def test_number_of_predictions(reader: SyntheticReader, truth: Truth) -> None:
         measure(BENCHMARKS["folder"], reader, truth, exact(reader, truth).select(range(5)))
 
 
-def test_mask_iou() -> None:
+def test_silhouettes() -> None:
     square = np.array([[-0.5, -0.5, 1], [0.5, -0.5, 1], [0.5, 0.5, 1], [-0.5, 0.5, 1]])
     faces, camera = np.array([[0, 1, 2], [0, 2, 3]]), np.array([[10.0, 0, 9.5], [0, 10, 9.5], [0, 0, 1]])
     mask = np.zeros((20, 20), bool)
     mask[5:15, 5:15] = True
-    assert mask_iou(mask, square, faces, camera) == 1
+    assert silhouette_iou(mask, square, faces, camera) == 1
     half = mask.copy()
     half[:, 10:] = False
-    assert mask_iou(half, square, faces, camera) == 0.5
-    assert mask_iou(np.zeros((20, 20), bool), square + [50, 0, 0], faces, camera) == 0
+    assert silhouette_iou(half, square, faces, camera) == 0.5
+    assert silhouette_iou(mask, square + [50, 0, 0], faces, camera) == 0
 
 
 def test_curves_and_areas() -> None:
