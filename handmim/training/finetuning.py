@@ -130,6 +130,8 @@ def training_arguments(section: Mapping[str, Any], output_dir: str | os.PathLike
                 f"training.batch_size must be a multiple of {shares}, processes x accumulation, got {total}"
             )
         section["per_device_train_batch_size"] = total // shares
+    if "LOCAL_RANK" not in os.environ:  # one process: transformers asks for a process group if it finds a backend
+        section.pop("ddp_backend", None)
     try:
         return HandMIMTrainingArguments(output_dir=str(output_dir), **section)
     except (TypeError, ValueError) as error:

@@ -72,6 +72,11 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
 
 
 def _load(source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> HandMIMForMeshEstimation:
+    kinds = HandMIMConfig.from_pretrained(source).architectures or []
+    if not backbone_only and HandMIMForMeshEstimation.__name__ not in kinds:
+        raise RecipeError(
+            f"{source} lacks a mesh head, it is a {', '.join(kinds) or 'backbone'}: give it as model.pretrained"
+        )
     model, info = HandMIMForMeshEstimation.from_pretrained(
         source, dtype=torch.float32, output_loading_info=True, **changes
     )
@@ -82,8 +87,7 @@ def _load(source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> H
     faults = missing or sorted(str(fault) for fault in info["mismatched_keys"])
     if faults:
         word = "lacks" if missing else "has other shapes of"
-        hint = "" if backbone_only else "; a backbone alone is loaded by model.pretrained"
-        raise RecipeError(f"{source} {word} {len(faults)} weights of this model, {', '.join(faults[:3])}, ...{hint}")
+        raise RecipeError(f"{source} {word} {len(faults)} weights of this model, {', '.join(faults[:3])}, ...")
     return model
 
 

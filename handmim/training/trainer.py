@@ -78,6 +78,8 @@ class HandMIMTrainer(Trainer):
         self._terms: dict[str, Tensor] = {}
         self._terms_seen = 0
         self._recent_ids: deque[list[str]] = deque(maxlen=self.args.gradient_accumulation_steps)
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(SetEpoch(self.train_dataset))
         self.add_callback(_StopAtBadGradient(self))
         if self.average is not None:
             self.add_callback(_UpdateAverage(self.average))
@@ -197,6 +199,21 @@ class _UpdateAverage(TrainerCallback):
         self.average.update(model.module if hasattr(model, "module") else model)
 
 
+class SetEpoch(TrainerCallback):
+    """Tells a data set the epoch. Give it to a plain ``Trainer`` too: on several processes, and in the epoch a resumed
+    run starts in, accelerate (1.15) tells only the sampler.
+
+    Args:
+        dataset: With ``set_epoch``.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
 class _StopAtBadGradient(TrainerCallback):
     """A finite loss can have a gradient that is no number: it must not reach the weights."""
 
@@ -208,11 +225,9 @@ class _StopAtBadGradient(TrainerCallback):
     ) -> None:
         if args.fp16:  # the scaler of losses overflows on purpose, and skips these steps itself
             return
-        named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([gradient for _, gradient in named]))
-        if not torch.isfinite(norms).all():
-            bad = [name for (name, _), norm in zip(named, norms.tolist(), strict=True) if not np.isfinite(norm)]
-            raise self.trainer.not_finite(f"the gradient of {', '.join(bad[:3])} is not finite ({len(bad)} weights)")
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if gradients and not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
+            raise self.trainer.not_finite("the gradient is not finite, though the loss is")
 
 
 def hand_errors(outputs: Any, labels: dict[str, Tensor]) -> Tensor:

@@ -1,0 +1,168 @@
+"""Backbones from timm and from pre-training load whole or not at all; frozen blocks stay as they are."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from handmim import HandMIMConfig, HandMIMForMeshEstimation
+from handmim.hand import EMBEDDED_CHECKPOINT
+from handmim.training.optim import layer_of, parameter_groups
+from handmim.training.recipe import RecipeError
+from handmim.training.starting_points import build_model, freeze_blocks, read_weights
+
+SMALL = {
+    "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 3, "feature_layers": [1], "image_size": 32,
+    "num_feedback": 1, "feature_channels": [16], "point_channels": [16, 8], "regressor_hidden_size": 32,
+}  # fmt: skip
+
+
+def timm_vit(**changes) -> torch.nn.Module:
+    torch.manual_seed(5)
+    options = {"img_size": 32, "patch_size": 16, "embed_dim": 64, "depth": 3, "num_heads": 1, "num_classes": 7}
+    return timm.models.vision_transformer.VisionTransformer(**options | changes)
+
+
+def small_section(**changes) -> dict:
+    return {"size": "small", **SMALL, **changes}
+
+
+class TestTimm:
+    @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+    def test_file_gives_the_same_tokens(self, tmp_path, suffix):
+        source = timm_vit()
+        path = tmp_path / f"vit.{suffix}"
+        if suffix == "pth":  # nested and prefixed, as MAE, DINO and DDP write them
+            torch.save({"model": {f"module.{name}": value for name, value in source.state_dict().items()}}, path)
+        else:
+            save_file(source.state_dict(), path)
+        model = build_model(small_section(timm=str(path)), seed=0).eval()
+        pixels = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            expected = source.eval().forward_features(pixels)
+            torch.testing.assert_close(model.backbone(pixels).last_hidden_state, expected)
+
+    def test_position_embeddings_are_resampled(self, tmp_path):
+        save_file(timm_vit(img_size=64).state_dict(), tmp_path / "vit.safetensors")
+        model = build_model(small_section(timm=str(tmp_path / "vit.safetensors")), seed=0)
+        assert model.backbone.encoder.pos_embed.shape == (1, 5, 64)
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"depth": 2}, r"lacks.*blocks\.2"),
+            ({"embed_dim": 128}, "other shapes.*128"),
+            ({"init_values": 1e-5}, "further parts.*ls1"),
+            ({"reg_tokens": 2}, "further parts.*reg_token|other shapes"),
+        ],
+    )
+    def test_other_architectures_are_refused(self, tmp_path, changes, message):
+        save_file(timm_vit(**changes).state_dict(), tmp_path / "vit.safetensors")
+        with pytest.raises(RecipeError, match=message):
+            build_model(small_section(timm=str(tmp_path / "vit.safetensors")), seed=0)
+
+    def test_hostile_files_are_refused(self, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (print, ("run",))
+
+        torch.save({"model": Evil()}, tmp_path / "evil.pth")
+        (tmp_path / "cut.safetensors").write_bytes(b"12")
+        torch.save([1, 2], tmp_path / "list.pth")
+        for name in ("evil.pth", "cut.safetensors", "list.pth"):
+            with pytest.raises(RecipeError, match=name):
+                read_weights(tmp_path / name)
+
+    def test_only_for_new_networks(self):
+        with pytest.raises(RecipeError, match="new network"):
+            build_model({"checkpoint": EMBEDDED_CHECKPOINT.name, "timm": "x.pth"}, seed=0)
+
+
+class TestCheckpoints:
+    @pytest.fixture()
+    def saved(self, tmp_path):
+        model = HandMIMForMeshEstimation(HandMIMConfig(**SMALL))
+        model.save_pretrained(tmp_path / "mesh")
+        backbone = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
+        model.save_pretrained(tmp_path / "backbone", state_dict=dict(backbone))
+        config = tmp_path / "backbone" / "config.json"
+        config.write_text(config.read_text().replace("HandMIMForMeshEstimation", "HandMIMForPreTraining"))
+        backbone.popitem()
+        model.save_pretrained(tmp_path / "cut", state_dict=dict(backbone))
+        head = {name: value for name, value in model.state_dict().items() if not name.startswith("backbone.")}
+        model.save_pretrained(tmp_path / "head", state_dict=head)
+        return tmp_path, model
+
+    def test_whole_and_backbone(self, saved):
+        folder, model = saved
+        same = build_model({"checkpoint": str(folder / "mesh")}, seed=3)
+        assert all(torch.equal(a, b) for a, b in zip(same.parameters(), model.parameters(), strict=True))
+        first, again, other = (build_model({"pretrained": str(folder / "backbone")}, seed=s) for s in (3, 3, 4))
+        assert torch.equal(first.backbone.encoder.pos_embed, model.backbone.encoder.pos_embed)
+        assert torch.equal(first.initial.hidden1.weight, again.initial.hidden1.weight)
+        assert not torch.equal(first.initial.hidden1.weight, other.initial.hidden1.weight)
+
+    def test_incomplete_ones_are_refused(self, saved):
+        folder, _ = saved
+        for name in ("cut", "head"):
+            for start in ("pretrained", "checkpoint"):
+                with pytest.raises(RecipeError, match="lacks"):
+                    build_model({start: str(folder / name)}, seed=0)
+        with pytest.raises(RecipeError, match="model.pretrained"):
+            build_model({"checkpoint": str(folder / "backbone")}, seed=0)
+
+    def test_embedded_checkpoint_by_name(self):
+        model = build_model({"checkpoint": EMBEDDED_CHECKPOINT.name, "loss_weights": {"betas": 3.0}}, seed=0)
+        assert model.dtype == torch.float32 and model.config.loss_weights["betas"] == 3.0
+
+
+class TestFreezing:
+    def test_frozen_blocks_stay_in_evaluation(self):
+        model = build_model(small_section(frozen_blocks=2, drop_path_rate=0.5), seed=0).train()
+        encoder = model.backbone.encoder
+        frozen = [encoder.patch_embed, *encoder.blocks[:2]]
+        assert not any(module.training for part in frozen for module in part.modules())
+        assert encoder.blocks[2].training and model.initial.training
+        free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert not any(name.startswith(("backbone.encoder.patch_embed", "backbone.encoder.blocks.1")) for name in free)
+        assert not free & {"backbone.encoder.cls_token", "backbone.encoder.pos_embed"}
+        assert "backbone.encoder.blocks.2.norm1.weight" in free and "backbone.encoder.norm.weight" in free
+
+    def test_nothing_and_everything(self):
+        model = build_model(small_section(), seed=0)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        freeze_blocks(model, 3)
+        assert {name for name, p in model.backbone.named_parameters() if p.requires_grad} == {
+            "encoder.norm.weight",
+            "encoder.norm.bias",
+        }
+
+    def test_residual_stem_keeps_its_statistics(self):
+        section = small_section(stem="residual", hidden_size=96, num_attention_heads=1, frozen_blocks=1)
+        model = build_model(section, seed=0).train()
+        before = {name: value.clone() for name, value in model.backbone.encoder.patch_embed.state_dict().items()}
+        model(torch.randn(2, 3, 32, 32), labels={"joints": torch.randn(2, 21, 3)}).loss.backward()
+        after = model.backbone.encoder.patch_embed.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class TestLayerDecay:
+    def test_rates(self):
+        model = build_model(small_section(), seed=0)
+        groups = parameter_groups(model, 0.05, learning_rate=1.0, layer_decay=0.5)
+        rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+        named = dict(model.named_parameters())
+        assert len(rates) == len(named)
+        expected = {
+            "backbone.encoder.patch_embed.proj.weight": 0.5**4, "backbone.encoder.pos_embed": 0.5**4,
+            "backbone.encoder.blocks.0.attn.qkv.weight": 0.5**3, "backbone.encoder.blocks.2.mlp.fc1.bias": 0.5,
+            "backbone.encoder.norm.weight": 1.0, "initial.hidden1.weight": 1.0,
+        }  # fmt: skip
+        assert {name: rates[id(named[name])] for name in expected} == expected
+        decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+        assert decays[id(named["backbone.encoder.pos_embed"])] == 0
+        assert decays[id(named["initial.hidden1.weight"])] == 0.05
+
+    def test_layers_by_name(self):
+        assert layer_of("module.backbone.encoder.blocks.11.norm1.weight", 13) == 12
+        assert layer_of("encoder.cls_token", 13) == 0 and layer_of("rectifiers.0.reduce1.weight", 13) == 13
