@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fabricate_datasets.folder import write_folder, write_lines
+from fabricate_datasets.given import ListReader
 from PIL import Image
 
 from handmim.errors import DataError
 from handmim.training.datasets.check import SHOWN, check_dataset, check_reader
 from handmim.training.datasets.folder import LabelledFolder
-from handmim.training.datasets.sample import HandReader, HandSample, Part
+from handmim.training.datasets.sample import HandSample
 
 
 @pytest.fixture(scope="module")
@@ -171,28 +172,6 @@ def test_sizes_are_those_of_the_upright_picture(good: Any) -> None:
     assert "has 400 x 5 pixels" in problems(good, lambda lines: lines.append({"image": "phone.jpg"} | points))[0][0]
 
 
-class Samples(HandReader):
-    """Any list of samples."""
-
-    name, title, homepage, splits, hand_model = "samples", "", "", ("all",), "open"
-
-    def __init__(self, root: Path, samples: list[Any]) -> None:
-        super().__init__(root)
-        self.samples = samples
-
-    @classmethod
-    def contents(cls, root: Path) -> list[Part]:
-        return []
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> HandSample:
-        if isinstance(self.samples[index], Exception):
-            raise self.samples[index]
-        return self.samples[index]
-
-
 def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
     eye = np.eye(3, dtype=np.float32)
     labels = [
@@ -208,7 +187,7 @@ def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
         HandSample(str(i), tmp_path / "a.jpg", "right", labels=label) for i, label in enumerate(labels)
     ]
     samples += [samples[1], DataError("the mesh is gone")]
-    report = check_reader(Samples(tmp_path, samples))
+    report = check_reader(ListReader(samples, tmp_path))
     expected = {
         "sample 0, keypoints_2d: must have shape (21, 2), got (20, 2)",
         "sample 1, global_orient: a matrix is not orthogonal (by 0.44); rotations must be proper",
@@ -221,7 +200,7 @@ def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
         "sample number 8 cannot be read: the mesh is gone",
     }
     assert expected <= {str(problem) for kept in report.errors.values() for problem in kept}
-    with pytest.raises(DataError, match="samples in .* cannot be trained on: sample 0, keypoints_2d: .*; and 8 more"):
+    with pytest.raises(DataError, match="list in .* cannot be trained on: sample 0, keypoints_2d: .*; and 8 more"):
         report.raise_for_errors()
 
 
@@ -229,6 +208,6 @@ def test_more_samples_than_a_block_are_all_tested(tmp_path: Path) -> None:
     good_joints = np.random.default_rng(0).uniform(0, 0.1, (21, 3)).astype(np.float32) + np.float32(0.5)
     samples = [HandSample(str(i), tmp_path / "a", labels={"joints": good_joints}) for i in range(2500)]
     samples[2400] = HandSample("bad", tmp_path / "a", labels={"joints": -good_joints})
-    report = check_reader(Samples(tmp_path, samples))
+    report = check_reader(ListReader(samples, tmp_path))
     assert [key for key in report.error_counts] == [("behind camera", "joints")] and report.samples == 2500
     assert report.errors["behind camera", "joints"][0].place == "sample bad"

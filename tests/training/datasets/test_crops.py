@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fabricate_datasets.given import ListReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,31 +14,11 @@ from handmim import HandMIMImageProcessor, HandModel
 from handmim.geometry import axis_angle_to_matrix, project
 from handmim.training.augmentation import Augmentation
 from handmim.training.datasets.crops import HandCrops, Placement
-from handmim.training.datasets.sample import DataError, HandReader, HandSample
+from handmim.training.datasets.sample import DataError, HandSample
 
 SIZE = 96
 CAMERA = np.array([[400.0, 0, 150], [0, 430.0, 110], [0, 0, 1]], np.float32)  # pixels that are not square
 WIDE = Augmentation(scale=0.5, translation=0.2, rotation=180)
-
-
-class ListReader(HandReader):
-    """A reader over samples that a test made."""
-
-    name, title, homepage, splits, hand_model = "list", "A list", "", ("all",), "open"
-
-    def __init__(self, samples: list[HandSample], root: Path = Path(".")) -> None:
-        super().__init__(root)
-        self.samples = samples
-
-    @classmethod
-    def contents(cls, root: Path) -> list:
-        return []
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> HandSample:
-        return self.samples[index]
 
 
 def hand_labels(side: str, seed: int = 0) -> dict[str, np.ndarray]:

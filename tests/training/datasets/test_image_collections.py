@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fabricate_datasets.given import ListReader
 from PIL import Image
 
 from handmim.errors import DataError
@@ -22,7 +23,7 @@ from handmim.training.datasets.images import (
     find_broken,
     open_images,
 )
-from handmim.training.datasets.sample import HandReader, HandSample, Part
+from handmim.training.datasets.sample import HandSample
 
 
 def gradient(width: int, height: int) -> np.ndarray:
@@ -35,26 +36,6 @@ def save(path: Path, width: int = 60, height: int = 40, **options: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gradient(width, height)).save(path, **options)
     return path
-
-
-class Boxes(HandReader):
-    """A data set of given samples."""
-
-    name, title, homepage, splits = "boxes", "Boxes", "", ("train",)
-
-    def __init__(self, root: Path, samples: list[HandSample]) -> None:
-        super().__init__(root)
-        self.samples = samples
-
-    @classmethod
-    def contents(cls, root: Path) -> list[Part]:
-        return []
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> HandSample:
-        return self.samples[index]
 
 
 def test_folder_tree(tmp_path: Path) -> None:
@@ -184,16 +165,16 @@ def test_reader_crops(tmp_path: Path) -> None:
         HandSample("reduced", large, "right", np.array([399.5, 399.5, 799.5, 799.5])),
         HandSample("gone", tmp_path / "gone.png", "right", np.array([0, 0, 100, 100])),
     ]
-    images = ReaderImages(Boxes(tmp_path, samples), size=100, box_scale=1.0)
+    images = ReaderImages(ListReader(samples, tmp_path), size=100, box_scale=1.0)
     assert np.abs(images[0].astype(int) - gradient(400, 300)[100:200, 100:200]).max() <= 1
     assert np.array_equal(images[1], images[0])
     assert images[2].shape == (100, 100, 3)
     assert images[3].shape == (75, 100, 3)
     # the same share of the picture, decoded at a quarter
     assert np.abs(images[4].astype(int) - gradient(400, 300)[100:200, 100:200]).max() < 6
-    with pytest.raises(DataError, match="sample gone of boxes.*does not exist"):
+    with pytest.raises(DataError, match="sample gone of list.*does not exist"):
         images[5]
-    mirrored = ReaderImages(Boxes(tmp_path, samples), size=100, box_scale=1.0, mirror_left=True)
+    mirrored = ReaderImages(ListReader(samples, tmp_path), size=100, box_scale=1.0, mirror_left=True)
     assert np.array_equal(mirrored[1], images[1][:, ::-1])
     assert np.array_equal(mirrored[0], images[0])
 
