@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Measures without rotation say nothing about a hand in its own frame.
 POSED = ("mpjpe", "st_mpjpe", "auc_3d", "st_auc_3d")
 # The split that figures are about, by the names that data sets give it; else a reader's first.
-EVALUATION_SPLITS = ("evaluation", "test", "testing", "val", "validation")
+EVALUATION_SPLITS = ("evaluation", "test", "manual_test", "val")
 OWN_RULES = (
     "3D errors in mm: relative to the wrist (to the mean of the labelled joints where the wrist has no label), also "
     "scaled by the distance from wrist to middle knuckle, and after Procrustes alignment (PA, no reflection). 2D "
@@ -44,6 +44,7 @@ class Benchmark:
         official: Name of the official protocol, if there is one.
         range_3d_mm: Thresholds of the areas under 3D PCK curves.
         rules: Where they are from, in words.
+        split: Which is measured by default; None: by `EVALUATION_SPLITS`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Benchmark:
     official: str | None = None
     range_3d_mm: tuple[float, float] = (0.0, 50.0)
     rules: str = OWN_RULES
+    split: str | None = None
 
     @property
     def dataset(self) -> str:
@@ -86,7 +88,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         _own("hiu-data", "HIU-Data", "The mean of IoU is the area under the IoU-PCK curve of HIU-DMTL, ICCV 2021."),
         _own("ge", "Ge et al. real-world test set"),
-        _own("folder", "labelled folder"),
+        Benchmark("folder", "labelled folder", split="labels"),
         _own("real-photos", "annotated photographs"),
     )
 }
@@ -123,7 +125,7 @@ def open_reader(chosen: Benchmark, root: str | Path, split: str | None = None, *
 
     reader = reader_class(chosen.dataset)
     if split is None:
-        split = next((name for name in EVALUATION_SPLITS if name in reader.splits), reader.splits[0])
+        split = chosen.split or next((name for name in EVALUATION_SPLITS if name in reader.splits), reader.splits[0])
     return reader(root, split, **options)
 
 

@@ -165,7 +165,23 @@ def _load(args: argparse.Namespace) -> Any:
     """The front door's loader, which checks the checkpoint and speeds the network up; no detector is needed."""
     from ..commands import load_model
 
-    return load_model(argparse.Namespace(**{**vars(args), "model": checkpoint(args), "detector": "none"}))
+    options = {"model": checkpoint(args), "detector": "none"}
+    if args.hand_model_path is not None and not _needs_mano(options["model"]):
+        options["hand_model_path"] = None  # it is for the labels
+    return load_model(argparse.Namespace(**{**vars(args), **options}))
+
+
+def _needs_mano(name: str | None) -> bool:
+    """Whether a checkpoint says so; if it cannot be read, whoever loads it tells why."""
+    from transformers import AutoConfig
+
+    from .. import register
+
+    register()
+    try:
+        return name is not None and AutoConfig.from_pretrained(name).hand_model == "mano"
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def _predictions(
