@@ -47,6 +47,7 @@ class CheckReport:
         labels: How many samples have each label.
         errors: First ones, by (kind, field).
         warnings: As `errors`: what is unlikely but can be right.
+        notes: What the reader says of itself: labels that it left out, and why.
         error_counts, warning_counts: How many there are of each.
     """
 
@@ -57,6 +58,7 @@ class CheckReport:
     warnings: dict[tuple[str, str], list[Problem]] = field(default_factory=dict)
     error_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     warning_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -75,6 +77,7 @@ class CheckReport:
         """The report as text, errors first."""
         text = [*self._section("error", self.errors, self.error_counts)]
         text += self._section("warning", self.warnings, self.warning_counts)
+        text += [f"note: {note}" for note in self.notes]
         labels = ", ".join(f"{name} {count}" for name, count in sorted(self.labels.items()))
         text.append(f"{self.source}: {self.samples} samples" + (f"; labels: {labels}" if labels else ""))
         errors, warnings = self.error_counts.total(), self.warning_counts.total()
@@ -101,7 +104,8 @@ class CheckReport:
         first = [str(problem) for problems in self.errors.values() for problem in problems][:3]
         more = self.error_counts.total() - len(first)
         rest = f"; and {more} more, which `handmim check-data` lists" if more else ""
-        raise DataError(f"{self.source} has labels that cannot be trained on: {'; '.join(first)}{rest}")
+        notes = "".join(f" ({note})" for note in self.notes)
+        raise DataError(f"{self.source} has labels that cannot be trained on: {'; '.join(first)}{rest}{notes}")
 
 
 def check_reader(reader: HandReader, images: bool = False) -> CheckReport:
@@ -114,7 +118,7 @@ def check_reader(reader: HandReader, images: bool = False) -> CheckReport:
     Returns:
         What was found; nothing is raised for it.
     """
-    report, block = CheckReport(f"{reader.name} in {reader.root}"), _Block()
+    report, block = CheckReport(f"{reader.name} in {reader.root}", notes=list(getattr(reader, "notes", ()))), _Block()
     seen: set[str] = set()
     for number in range(len(reader)):
         try:

@@ -187,7 +187,10 @@ def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
         HandSample(str(i), tmp_path / "a.jpg", "right", labels=label) for i, label in enumerate(labels)
     ]
     samples += [samples[1], DataError("the mesh is gone")]
-    report = check_reader(ListReader(samples, tmp_path))
+    reader = ListReader(samples, tmp_path)
+    reader.notes = ["the mesh needs MANO"]
+    report = check_reader(reader)
+    assert report.lines()[-3] == "note: the mesh needs MANO"
     expected = {
         "sample 0, keypoints_2d: must have shape (21, 2), got (20, 2)",
         "sample 1, global_orient: a matrix is not orthogonal (by 0.44); rotations must be proper",
@@ -200,7 +203,10 @@ def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
         "sample number 8 cannot be read: the mesh is gone",
     }
     assert expected <= {str(problem) for kept in report.errors.values() for problem in kept}
-    with pytest.raises(DataError, match="list in .* cannot be trained on: sample 0, keypoints_2d: .*; and 8 more"):
+    with pytest.raises(
+        DataError,
+        match="list in .* cannot be trained on: sample 0, keypoints_2d: .*; and 8 more.* .the mesh needs MANO",
+    ):
         report.raise_for_errors()
 
 
