@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -50,6 +51,25 @@ def render_on_cpu(images: Sequence[np.ndarray], draws: ViewDraws, size: int) -> 
     """
     if not has_opencv():
         return _render_without_opencv(images, draws, size)
+    with _one_opencv_thread():
+        return _render_with_opencv(images, draws, size)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from starting threads: pictures of this size gain nothing, and a `DataLoader` that forks its workers
+    while one of them holds a lock would wait for it forever."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _render_with_opencv(images: Sequence[np.ndarray], draws: ViewDraws, size: int) -> Tensor:
     matrices = sampling_matrix(draws.transforms, draws.sizes[:, None], size)
     levels = reductions(matrices)
     matrices[..., :2, :] /= (2.0**levels)[..., None, None]

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ...errors import DataError
-from ..view_rendering import FILL, has_opencv, render_on_cpu
+from ..view_rendering import FILL, render_on_cpu
 from ..views import ViewAugmentation, draw_views
 from .images import DEFAULT_SIZE, ImageCollection, shrink
 
@@ -102,7 +102,6 @@ class ViewPairs(Dataset[dict[str, Tensor]]):
         for index in indices:
             if not 0 <= index < len(self):
                 raise IndexError(f"index must be in [0, {len(self)}), got {index}")
-        _one_thread_a_worker()
         epoch, index = self.epoch, torch.tensor(indices, dtype=torch.int64)
         pictures = self._read(indices)
         if self.render == "device":
@@ -159,11 +158,3 @@ def collate_views(items: dict[str, Tensor] | Sequence[dict[str, Tensor]]) -> dic
     if isinstance(items, dict):
         return items
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def _one_thread_a_worker() -> None:
-    """OpenCV would start as many threads in every worker as there are cores; torch does not."""
-    if get_worker_info() is not None and has_opencv():
-        import cv2
-
-        cv2.setNumThreads(1)
