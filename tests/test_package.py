@@ -20,6 +20,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
+    "cv2": "opencv-python-headless",
     "simdjson": "pysimdjson",
 }
 HUB_HELPERS = ("hand_model", "geometry", "losses", "losses_pretraining")
