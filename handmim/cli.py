@@ -116,6 +116,15 @@ def _add_synthesize(commands: Any) -> None:
     synthesize.add_argument("--size", type=positive, default=128, metavar="PX", help="side (default: 128)")
     synthesize.add_argument("--seed", type=int, default=0, help="of the series (default: 0)")
     synthesize.add_argument("--start", type=int, default=0, metavar="I", help="index of the first image (default: 0)")
+    synthesize.add_argument(
+        "--split", choices=("labels", "train", "val", "test"), default="labels", help="name of the label files"
+    )
+    synthesize.add_argument(
+        "--betas",
+        type=parse_betas,
+        metavar="B0,...,B9",
+        help="shape of all hands, as --betas=1,-2,... (default: random)",
+    )
     synthesize.set_defaults(run=run_synthesize)
 
 
@@ -159,6 +168,17 @@ def parse_box(text: str) -> list[float]:
     if len(values) != 4:
         raise argparse.ArgumentTypeError(f"expected x0,y0,x1,y1, got {text!r}")
     return values
+
+
+def parse_betas(text: str) -> list[float]:
+    """'b0,...,b9' as ten numbers; further ones are 0."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not 1 <= len(values) <= 10:
+        raise argparse.ArgumentTypeError(f"expected up to ten numbers b0,b1,..., got {text!r}")
+    return values + [0.0] * (10 - len(values))
 
 
 def positive(text: str) -> int:

@@ -22,6 +22,7 @@ from .images import LoadedImage, list_images, load_image
 if TYPE_CHECKING:
     from .detection import HandDetector
     from .hand import Hand, HandMIM
+    from .synthesis.generator import SyntheticBatch
 
 DEMO_SIZE = 256
 SERIES_CHUNK = 64
@@ -277,7 +278,12 @@ def millimetres(points: Any, truth: Any) -> float:
 
 
 def synthesize(args: argparse.Namespace) -> int:
-    """`handmim synthesize`: pictures and masks as PNG, and `labels.npz` with one row a picture."""
+    """`handmim synthesize`: pictures and masks as PNG, their labels twice.
+
+    `labels.npz` has one row a picture; `labels.jsonl` one line for each right hand, so that the folder is a data set
+    (`handmim/training/datasets/folder.py`).
+    """
+    import torch
     from PIL import Image
     from tqdm import tqdm
 
@@ -288,10 +294,13 @@ def synthesize(args: argparse.Namespace) -> int:
         (args.out / folder).mkdir(parents=True, exist_ok=True)
     indices = range(args.start, args.start + args.count)
     columns: dict[str, list[np.ndarray]] = {}
+    lines: list[str] = []
+    betas = None if args.betas is None else torch.tensor(args.betas)
     with tqdm(total=args.count, unit="image", file=sys.stderr, disable=None) as bar:
         for start in range(0, args.count, SERIES_CHUNK):
             part = indices[start : start + SERIES_CHUNK]
-            batch = generate(args.seed, part, size=args.size)
+            batch = generate(args.seed, part, size=args.size, betas=betas)
+            lines += label_lines(batch, part)
             for index, pixels, mask in zip(part, batch.images.numpy(), batch.mask.numpy(), strict=True):
                 for folder, picture in (("images", pixels), ("masks", mask)):
                     with atomic_file(args.out / folder / f"{index:08d}.png") as file:
@@ -300,10 +309,29 @@ def synthesize(args: argparse.Namespace) -> int:
             for name in SERIES_LABELS:
                 columns.setdefault(name, []).append(batch.labels[name].numpy())
             bar.update(len(part))
-    with atomic_file(args.out / "labels.npz") as file:
+    with atomic_file(args.out / f"{args.split}.jsonl") as file:
+        file.write("".join(lines).encode())
+    with atomic_file(args.out / f"{args.split}.npz") as file:
         np.savez(file, index=np.array(indices), **{name: np.concatenate(parts) for name, parts in columns.items()})
-    print(f"wrote {args.count} images and masks and labels.npz to {args.out}")
+    print(f"wrote {args.count} images and masks, {args.split}.npz and {args.split}.jsonl to {args.out}")
     return 0
+
+
+def label_lines(batch: "SyntheticBatch", indices: range) -> Iterator[str]:
+    """A line of JSON for each picture that shows a right hand, as `folder.py` reads them."""
+    from .geometry import matrix_to_axis_angle
+
+    labels = dict(batch.labels) | {"intrinsics": batch.intrinsics}
+    for name in ("global_orient", "hand_pose"):
+        labels[name] = matrix_to_axis_angle(labels[name])
+    for row, index in enumerate(indices):
+        if labels["hand"][row] != 1:
+            continue
+        line: dict[str, Any] = {"id": f"{index:08d}", "image": f"images/{index:08d}.png", "handedness": "right"}
+        line |= {"mask": f"masks/{index:08d}.png", "hand_model": "open"}
+        for name in ("intrinsics", "keypoints_2d", "joints", "global_orient", "hand_pose", "betas"):
+            line[name] = np.round(labels[name][row].double().numpy(), 6).tolist()
+        yield json.dumps(line) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

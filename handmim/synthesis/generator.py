@@ -84,6 +84,7 @@ def generate(
     device: torch.device | str = "cpu",
     negatives: float = NEGATIVES,
     background_photos: Tensor | None = None,
+    betas: Tensor | None = None,
 ) -> SyntheticBatch:
     """Draw labelled pictures; the same (seed, index) gives the same picture in any batch.
 
@@ -94,6 +95,7 @@ def generate(
         device: where to draw and where the result lies.
         negatives: share of pictures without a right hand: three in ten empty, the others with a left hand.
         background_photos: (N, H, W, 3) uint8, shown behind half of the hands.
+        betas: (10,) the shape of every hand, in place of a random one for each.
 
     Returns:
         A `SyntheticBatch` on `device`.
@@ -103,12 +105,16 @@ def generate(
     """
     index = torch.as_tensor(list(index) if isinstance(index, range) else index, dtype=torch.int64)
     _check(index, size, negatives, background_photos)
+    if betas is not None and (betas.shape != (10,) or not torch.isfinite(betas).all()):
+        raise ValueError(f"betas must be 10 finite numbers, got {betas.tolist()}")
     device = torch.device(device)
     bank = backgrounds.background_bank(seed, str(device))
     photos = None if background_photos is None else _photo_bank(background_photos, str(device))
     chunk = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
     with torch.inference_mode():
-        parts = [_Scene(seed, part.to(device), size, negatives).picture(bank, photos) for part in index.split(chunk)]
+        parts = [
+            _Scene(seed, part.to(device), size, negatives, betas).picture(bank, photos) for part in index.split(chunk)
+        ]
     labels = {name: torch.cat([p.labels[name] for p in parts]) for name in parts[0].labels}
     return SyntheticBatch(torch.cat([p.images for p in parts]), torch.cat([p.intrinsics for p in parts]), labels)
 
@@ -155,8 +161,9 @@ class _Scene:
     samples. A second left hand is drawn as a right one in a mirrored world.
     """
 
-    def __init__(self, seed: int, index: Tensor, size: int, negatives: float) -> None:
+    def __init__(self, seed: int, index: Tensor, size: int, negatives: float, betas: Tensor | None = None) -> None:
         self.size, self.device = size, index.device
+        self.shape = None if betas is None else betas.to(index.device, torch.float32)
         self.random = SampleRandom(seed, index)
         draw = self.random.fork("scene")
         negative = draw.bernoulli(negatives)
@@ -219,6 +226,8 @@ class _Scene:
         index = F.pad(self.rows.index, (0, -count % _BLOCK))
         rows = self.rows.on(index)
         hand_pose, betas = sample_poses(rows.fork("pose")), rows.fork("shape").normal((10,)).clamp(-3, 3)
+        if self.shape is not None:
+            betas = self.shape.repeat(len(betas), 1)
         orient = cameras.sample_orientation(rows.fork("orientation"))
         bend = cameras.sample_wrist_bend(rows.fork("wrist"), orient)
         model, blocks = _hand_model(str(self.device)), []
