@@ -104,6 +104,13 @@ class Upsample(nn.Module):
         return (x @ self.deconv.weight.flatten(1)).unflatten(-1, (-1, 4))
 
 
+class Correction(nn.Linear):
+    """A linear layer that starts near zero, so that training starts from the mean hand (HMR, SPIN, PyMAF).
+
+    A class of its own because transformers asks `_init_weights` only about modules that hold parameters themselves.
+    """
+
+
 class Regressor(nn.Module):
     """Two hidden layers from evidence and the current state to a correction of the state (HMR's error feedback)."""
 
@@ -111,7 +118,7 @@ class Regressor(nn.Module):
         super().__init__()
         self.hidden1 = nn.Linear(in_features + STATE_SIZE, config.regressor_hidden_size)
         self.hidden2 = nn.Linear(config.regressor_hidden_size, config.regressor_hidden_size)
-        self.output = nn.Linear(config.regressor_hidden_size, STATE_SIZE)
+        self.output = Correction(config.regressor_hidden_size, STATE_SIZE)
         self.dropout = nn.Dropout(config.regressor_dropout)
 
     def forward(self, evidence: list[Tensor], state: Tensor) -> Tensor:

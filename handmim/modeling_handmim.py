@@ -21,6 +21,7 @@ from .layers_handmim import (
     NUM_BETAS,
     NUM_KEYPOINTS,
     NUM_ROTATIONS,
+    Correction,
     Rectifier,
     Regressor,
     ResidualStem,
@@ -118,7 +119,10 @@ class HandMIMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """iBOT's initialisation; also fills the hand model, whose buffers no checkpoint holds."""
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, Correction):
+            init.xavier_uniform_(module.weight, gain=0.01)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -139,9 +143,6 @@ class HandMIMPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.cls_token, std=std)
         elif isinstance(module, HandMIMModel) and module.mask_token is not None:
             init.zeros_(module.mask_token)
-        elif isinstance(module, Regressor):
-            # small first corrections, so that training starts from the mean hand (HMR, SPIN, PyMAF)
-            init.xavier_uniform_(module.output.weight, gain=0.01)
         elif isinstance(module, HandModel):
             module.reset_buffers()
 
