@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .hand_model import HandModel, HandModelOutput
     from .image_processing_handmim import HandMIMImageProcessor
     from .modeling_handmim import HandMIMForMeshEstimation, HandMIMModel
+    from .modeling_hiu_dmtl import HIUDMTLForHandUnderstanding, HIUDMTLModel
     from .modeling_pretraining_handmim import HandMIMForPreTraining
     from .pipeline_hand_mesh import HandMeshPipeline
 
@@ -31,6 +32,9 @@ _HOME = {
     "HandMIMModel": "modeling_handmim",
     "HandMIMForPreTraining": "modeling_pretraining_handmim",
     "HandMIMForMeshEstimation": "modeling_handmim",
+    "HIUDMTLConfig": "configuration_hiu_dmtl",
+    "HIUDMTLModel": "modeling_hiu_dmtl",
+    "HIUDMTLForHandUnderstanding": "modeling_hiu_dmtl",
     "HandMIMImageProcessor": "image_processing_handmim",
     "HandMeshPipeline": "pipeline_hand_mesh",
     "HandMIMError": "errors",
@@ -41,6 +45,9 @@ _HOME = {
 TASK = "hand-mesh-estimation"
 
 __all__ = [
+    "HIUDMTLConfig",
+    "HIUDMTLForHandUnderstanding",
+    "HIUDMTLModel",
     "Hand",
     "HandMIM",
     "HandMIMConfig",
@@ -105,6 +112,10 @@ class _HandMIMByArchitecture(_ByArchitecture):
     names = ("HandMIMForMeshEstimation", "HandMIMForPreTraining", "HandMIMModel")
 
 
+class _HIUDMTLByArchitecture(_ByArchitecture):
+    names = ("HIUDMTLForHandUnderstanding", "HIUDMTLModel")
+
+
 @cache
 def register() -> None:
     """Make config, models, image processor and pipeline known to transformers. Importing the package does it."""
@@ -112,13 +123,15 @@ def register() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .configuration_handmim import HandMIMConfig
+    from .configuration_hiu_dmtl import HIUDMTLConfig
     from .image_processing_handmim import HandMIMImageProcessor
     from .pipeline_hand_mesh import HandMeshPipeline
 
-    AutoConfig.register(HandMIMConfig.model_type, HandMIMConfig, exist_ok=True)
-    AutoModel.register(HandMIMConfig, _HandMIMByArchitecture, exist_ok=True)
     processors = {"pil": HandMIMImageProcessor, "torchvision": HandMIMImageProcessor}
-    AutoImageProcessor.register(HandMIMConfig, image_processor_classes=processors, exist_ok=True)
+    for config, models in ((HandMIMConfig, _HandMIMByArchitecture), (HIUDMTLConfig, _HIUDMTLByArchitecture)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, models, exist_ok=True)
+        AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=HandMeshPipeline, pt_model=AutoModel)
 
 

@@ -1,0 +1,317 @@
+"""HIU-DMTL: cascaded multi-task blocks and a shared regressor (Zhang et al., ICCV 2021, section 3)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_handmim import MEAN_GLOBAL_ORIENT
+from .configuration_hiu_dmtl import HIUDMTLConfig
+from .criterion_hiu_dmtl import HandUnderstandingLoss
+from .geometry import camera_translation, matrix_to_rot6d, project, rot6d_to_matrix
+from .hand_model import HandModel
+from .layers_handmim import Correction, ray_rotation
+from .layers_hiu_dmtl import (
+    NUM_BETAS,
+    NUM_ROTATIONS,
+    HandRegressor,
+    MapHead,
+    MultiTaskBlock,
+    Stem,
+    map_evidence,
+    soft_argmax,
+)
+from .targets_hiu_dmtl import BONES
+
+# exp keeps s positive; beyond these bounds the hand would be 1/20 or 20 times as large as the crop.
+MAX_LOG_SCALE = 3.0
+# Points are projected from at least this depth (metres), so that none behind the camera gives infinite pixels.
+MIN_DEPTH = 0.02
+
+
+@dataclass
+class HIUDMTLModelOutput(ModelOutput):
+    """What the stacks see, one entry a stack, the last the best.
+
+    Attributes:
+        features: (B, C, S/4, S/4) attended features.
+        heatmaps: (B, 21, S/4, S/4) heights, about 1 at a keypoint; absent without that task, as the next two.
+        mask: (B, S/4, S/4) logits of "this cell is hand".
+        pof: (B, 20, 3, S/4, S/4) part orientation fields: unit direction in the picture, z of the unit one in space.
+    """
+
+    features: tuple[Tensor, ...] | None = None
+    heatmaps: tuple[Tensor, ...] | None = None
+    mask: tuple[Tensor, ...] | None = None
+    pof: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class HIUDMTLOutput(ModelOutput):
+    """One right hand for each crop, by the last stack. Everything is float32.
+
+    Attributes:
+        loss: Weighted sum, with `labels`.
+        losses: Each term, detached and unweighted, mean over the stacks, with `labels`.
+        heatmaps: (B, 21, S/4, S/4), height about 1 at a keypoint, with that task.
+        mask: (B, S/4, S/4) probability that a cell is hand, with that task.
+        pof: (B, 20, 3, S/4, S/4) part orientation fields (equation 2), with that task.
+        heatmap_keypoints: (B, 21, 2) crop pixels by equation 1, with heat maps.
+        vertices, joints, keypoints_2d, global_orient, hand_pose, betas, camera, translation: As in
+            `HandMIMMeshOutput`, with `config.mesh`.
+        intrinsics: (B, 3, 3) of the crop, pixels: as given, or with the estimated focal length (equation 5).
+        score_logits: (B,) logit that the crop shows a right hand, with `config.score_head`.
+        stacks: With `return_all`, one dict a stack with the fields from `heatmaps` to `translation`.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    heatmaps: Tensor | None = None
+    mask: Tensor | None = None
+    pof: Tensor | None = None
+    heatmap_keypoints: Tensor | None = None
+    vertices: Tensor | None = None
+    joints: Tensor | None = None
+    keypoints_2d: Tensor | None = None
+    global_orient: Tensor | None = None
+    hand_pose: Tensor | None = None
+    betas: Tensor | None = None
+    camera: Tensor | None = None
+    translation: Tensor | None = None
+    intrinsics: Tensor | None = None
+    score_logits: Tensor | None = None
+    stacks: tuple[dict[str, Tensor], ...] | None = None
+
+
+class HIUDMTLPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and flags shared by the HIU-DMTL models."""
+
+    config_class = HIUDMTLConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _no_split_modules = ["MultiTaskBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """He et al. 2015 for convolutions; also fills the hand model, whose buffers no checkpoint holds."""
+        if isinstance(module, MapHead):
+            init.normal_(module.weight, std=0.001)
+            init.zeros_(module.bias)
+        elif isinstance(module, Correction):
+            init.xavier_uniform_(module.weight, gain=0.01)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            if isinstance(module, nn.BatchNorm2d):
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+                init.zeros_(module.num_batches_tracked)
+        elif isinstance(module, HandModel):
+            module.reset_buffers()
+
+
+class HIUDMTLModel(HIUDMTLPreTrainedModel):
+    """The backbone: stem and cascaded multi-task blocks.
+
+    Args:
+        config: See [`HIUDMTLConfig`].
+    """
+
+    def __init__(self, config: HIUDMTLConfig) -> None:
+        super().__init__(config)
+        self.stem = Stem(config.num_channels, config.hidden_size)
+        self.blocks = nn.ModuleList(MultiTaskBlock(config) for _ in range(config.num_stacks))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> HIUDMTLModelOutput:
+        """Looks at crops.
+
+        Args:
+            pixel_values: (B, 3, S, S), normalised to [-1, 1].
+
+        Raises:
+            ValueError: If the side does not fit the encoder's strides.
+        """
+        stride = 4 * 2**self.config.encoder_levels
+        if pixel_values.shape[-1] % stride or pixel_values.shape[-2] % stride:
+            raise ValueError(
+                f"pixel_values must have sides that are multiples of {stride}, "
+                f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}"
+            )
+        pixels = pixel_values.to(self.stem[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        low = self.stem(pixels)
+        high = torch.zeros_like(low)  # section 3.1: nothing comes before the first block
+        features: list[Tensor] = []
+        maps: dict[str, list[Tensor]] = {task: [] for task in self.config.tasks}
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                high, seen = self._gradient_checkpointing_func(block.__call__, low, high)
+            else:
+                high, seen = block(low, high)
+            features.append(high)
+            for task, value in seen.items():
+                maps[task].append(_shaped(task, value))
+        return HIUDMTLModelOutput(tuple(features), **{task: tuple(values) for task, values in maps.items()})
+
+
+class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
+    """2D pose, mask, part orientation fields and hand mesh of each crop.
+
+    Args:
+        config: See [`HIUDMTLConfig`].
+        hand_model_path: Where MANO's file is, if `config.hand_model` is "mano"; looked up when None.
+    """
+
+    def __init__(self, config: HIUDMTLConfig, hand_model_path: str | None = None) -> None:
+        super().__init__(config)
+        self.backbone = HIUDMTLModel(config)
+        if config.mesh:
+            self.regressor = HandRegressor(config)
+            self.hand_model = HandModel(config.hand_model, side="right", path=hand_model_path)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        intrinsics: Tensor | None = None,
+        labels: dict[str, Tensor] | None = None,
+        return_all: bool = False,
+        **kwargs: Any,
+    ) -> HIUDMTLOutput:
+        """Understands the right hand in each crop.
+
+        Args:
+            pixel_values: (B, 3, S, S), RGB, normalised to [-1, 1].
+            intrinsics: (B, 3, 3) of the crop, pixels. None: the principal point is the crop's centre and the focal
+                length is estimated (equation 5).
+            labels: Any of keypoints_2d (B, 21, 2) (crop pixels), joints (B, 21, 3) and vertices (B, V, 3) (camera
+                frame, metres), mask (B, S, S) in [0, 1], global_orient (B, 3, 3), hand_pose (B, 15, 3, 3), betas
+                (B, 10), hand (B,). NaN where a sample lacks one.
+            return_all: Return every stack, not only the last.
+
+        Raises:
+            ValueError: If the input is not square or its side does not fit, or a label's shape does not fit.
+        """
+        size = pixel_values.shape[-1]
+        if pixel_values.shape[-2] != size:
+            raise ValueError(f"pixel_values must be square crops, got {tuple(pixel_values.shape)}")
+        seen = self.backbone(pixel_values)
+        stacks = [
+            {task: getattr(seen, task)[stack].float() for task in self.config.tasks}
+            for stack in range(self.config.num_stacks)
+        ]
+        score_logits = None
+        if self.config.mesh:
+            intrinsics = None if intrinsics is None else intrinsics.float()
+            score_logits = self.estimate_meshes(seen.features, stacks, intrinsics, size)
+        loss = losses = None
+        if labels is not None:
+            faces = self.hand_model.faces if self.config.mesh else None
+            criterion = HandUnderstandingLoss(self.config, faces, size)
+            loss, losses = criterion(stacks, labels, intrinsics, score_logits)
+        for stack in stacks:
+            _finish(stack, size)
+        fields = {name: value for name, value in stacks[-1].items() if name != "log_focal"}
+        every = tuple(stacks) if return_all else None
+        return HIUDMTLOutput(loss=loss, losses=losses, **fields, score_logits=score_logits, stacks=every)
+
+    def estimate_meshes(
+        self, features: tuple[Tensor, ...], stacks: list[dict[str, Tensor]], intrinsics: Tensor | None, size: int
+    ) -> Tensor | None:
+        """Adds each stack's hand to its dict, from coarse to fine: every estimate starts from the one before.
+
+        Returns:
+            Score logits (B,) of the last stack, with `config.score_head`.
+        """
+        state = self.mean_state(features[0].device).expand(len(features[0]), -1)
+        score = None
+        for feature, stack in zip(features, stacks, strict=True):
+            evidence = None
+            if self.config.regressor_evidence:
+                maps = {task: value.flatten(1, 2) if task == "pof" else value for task, value in stack.items()}
+                evidence = map_evidence(maps).detach()
+            state, score = self.regressor(feature, evidence, state.detach())
+            stack |= self.decode(state, intrinsics, size)
+        return score
+
+    def mean_state(self, device: torch.device) -> Tensor:
+        """(110,) flat hand, mean orientation, mean shape, mean camera and focal length."""
+        rotations = torch.eye(3, device=device).repeat(NUM_ROTATIONS, 1, 1)
+        rotations[0] = torch.tensor(MEAN_GLOBAL_ORIENT, device=device)
+        scale, x, y = self.config.mean_camera
+        camera = torch.tensor([math.log(scale), x, y, math.log(self.config.mean_focal)], device=device)
+        return torch.cat([matrix_to_rot6d(rotations).flatten(), camera.new_zeros(NUM_BETAS), camera])
+
+    def decode(self, state: Tensor, intrinsics: Tensor | None, size: int) -> dict[str, Tensor]:
+        """State (B, 110) -> parameters, mesh and projection through the given or the estimated camera, float32."""
+        with torch.autocast(state.device.type, enabled=False):
+            rot6d, betas, camera, log_focal = state.float().split([6 * NUM_ROTATIONS, NUM_BETAS, 3, 1], dim=1)
+            log_focal = log_focal.squeeze(1).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
+            if intrinsics is None:
+                intrinsics = centred_intrinsics(log_focal.exp() * size, size)
+            rotmat = rot6d_to_matrix(rot6d.unflatten(1, (NUM_ROTATIONS, 6)))
+            # The network sees the crop as if its centre were the principal point; the true camera looks at it sideways.
+            global_orient = ray_rotation(intrinsics, size) @ rotmat[:, 0]
+            scale = camera[:, :1].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
+            camera = torch.cat([scale, camera[:, 1:]], dim=1)
+            hand = self.hand_model(global_orient, rotmat[:, 1:], betas)
+            translation = camera_translation(camera, intrinsics, size) - hand.joints[:, 0]
+            joints = hand.joints + translation[:, None]
+            in_front = torch.cat([joints[..., :2], joints[..., 2:].clamp(min=MIN_DEPTH)], dim=-1)
+            return {
+                "vertices": hand.vertices + translation[:, None],
+                "joints": joints,
+                "keypoints_2d": project(in_front, intrinsics),
+                "global_orient": global_orient,
+                "hand_pose": rotmat[:, 1:],
+                "betas": betas,
+                "camera": camera,
+                "translation": translation,
+                "intrinsics": intrinsics,
+                "log_focal": log_focal,
+            }
+
+
+def centred_intrinsics(focal: Tensor, size: int) -> Tensor:
+    """Equation 5: focal lengths (B,) in pixels -> (B, 3, 3) with the principal point at the centre of the crop."""
+    centre = torch.full_like(focal, (size - 1) / 2)
+    zero, one = torch.zeros_like(focal), torch.ones_like(focal)
+    return torch.stack([focal, zero, centre, zero, focal, centre, zero, zero, one], -1).unflatten(-1, (3, 3))
+
+
+def _shaped(task: str, maps: Tensor) -> Tensor:
+    """A decoder's maps (B, c, h, w) in the shape they are returned in."""
+    if task == "mask":
+        return maps.squeeze(1)
+    return maps.unflatten(1, (len(BONES), 3)) if task == "pof" else maps
+
+
+def _finish(stack: dict[str, Tensor], size: int) -> None:
+    """From what losses need to what users read: the mask as a probability, keypoints of the heat maps."""
+    if "mask" in stack:
+        stack["mask"] = stack["mask"].sigmoid()
+    if "heatmaps" in stack:
+        stack["heatmap_keypoints"] = (soft_argmax(stack["heatmaps"]) + 1) * (size / 2) - 0.5
+
+
+__all__ = ["HIUDMTLForHandUnderstanding", "HIUDMTLModel", "HIUDMTLPreTrainedModel"]
