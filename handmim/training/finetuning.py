@@ -105,7 +105,9 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         (Path(output_dir) / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if validation is not None:
-        trainer.log_metrics("eval", trainer.evaluate())
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics, combined=False)
     if trainer.is_world_process_zero():
         save_release(trainer, Path(output_dir) / "release", recipe.get("release") or {})
     return model

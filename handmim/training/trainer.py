@@ -77,6 +77,7 @@ class HandMIMTrainer(Trainer):
         self.average = WeightAverage(self.model, self.args.ema_decay) if self.args.ema_decay else None
         self._terms: dict[str, Tensor] = {}
         self._terms_seen = 0
+        self._part = (-1, 0)  # step, and which of its parts (gradient accumulation)
         self._recent_ids: deque[list[str]] = deque(maxlen=self.args.gradient_accumulation_steps)
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))
@@ -97,6 +98,18 @@ class HandMIMTrainer(Trainer):
             groups = parameter_groups(model, rates[1], rates[0], self.args.layer_decay)
             self.optimizer = optimizer(groups, **options)
         return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """A step whose dropout depends on (seed, step, part of the step, process) alone.
+
+        Saved generator states would not do: how often a loader draws from the global generator depends on whether its
+        workers outlive an epoch, which a resumed run's first loader does not.
+        """
+        step = self.state.global_step
+        self._part = (step, self._part[1] + 1 if self._part[0] == step else 0)
+        numbers = np.random.SeedSequence([self.args.seed, *self._part, self.args.process_index])
+        torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self,

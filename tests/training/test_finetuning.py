@@ -1,5 +1,6 @@
 """A recipe trains a small model, stops and resumes bit for bit, and releases weights that load."""
 
+import json
 import shutil
 
 import pytest
@@ -7,14 +8,21 @@ import torch
 import yaml
 from transformers import Trainer
 
+from handmim.cli import main
+from handmim.geometry import project
+from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.modeling_handmim import HandMIMForMeshEstimation
+from handmim.training.data_sections import build_validation_data
+from handmim.training.datasets.check import check_dataset
+from handmim.training.datasets.crops import HandCrops
 from handmim.training.datasets.items import collate_hands
+from handmim.training.datasets.registry import open_dataset
 from handmim.training.datasets.synthetic import SyntheticHands
 from handmim.training.ema import EMA_FILE
 from handmim.training.finetuning import finetune, prepare_recipe
 from handmim.training.recipe import RecipeError, load_recipe
 from handmim.training.starting_points import build_model
-from handmim.training.trainer import HandMIMTrainingArguments
+from handmim.training.trainer import HandMIMTrainingArguments, hand_errors
 
 SMALL = {"size": "tiny", "image_size": 64, "num_hidden_layers": 2, "feature_layers": [1, 2], "stem": "residual"}
 EXTRAS = {"score_head": True, "heatmap_evidence": True}
@@ -92,3 +100,34 @@ def test_bad_recipes_are_refused(tmp_path):
     path.write_text(yaml.safe_dump({"model": {}, "data": {}, "training": {}, "typo": 1}))
     with pytest.raises(RecipeError, match="wrong.yaml.*typo"):
         prepare_recipe(path)
+
+
+@pytest.mark.slow
+def test_new_hand_example_lowers_the_error(tmp_path):
+    """The documented example at small size: a synthesized folder, the checkpoint in the package, less error after."""
+    shape = "--betas=-2.5,2.5,-2,2,-2,2"
+    for split, start in (("train", "0"), ("val", "1000")):
+        words = ["synthesize", "48", "--size", "96", "--seed", "71", "--start", start, shape, "--split", split]
+        assert main([*words, "--out", str(tmp_path / "hand")]) == 0
+    settings = ["training.num_train_epochs=10", "training.disable_tqdm=true", "training.batch_size=16"]
+    recipe = prepare_recipe("example-new-hand", {"folder": str(tmp_path / "hand")}, settings)
+    finetune(recipe, tmp_path / "run")
+    text = (tmp_path / "run" / "eval_results.json").read_text()
+    before = HandMIMForMeshEstimation.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
+    data = build_validation_data(recipe["validation"], before)
+    batch = collate_hands(data.__getitems__(range(len(data))))
+    with torch.no_grad():
+        errors = hand_errors(before.eval()(**batch), batch["labels"])
+    assert json.loads(text)["eval_mpjpe"] < 0.9 * errors[:, 2].nanmean().item()
+
+
+def test_synthesized_series_is_a_data_set(tmp_path, capsys):
+    assert main(["synthesize", "8", "--size", "64", "--betas=-2,1", "--out", str(tmp_path)]) == 0
+    assert check_dataset(tmp_path, images=True).ok
+    data = open_dataset("folder", tmp_path)
+    assert 3 <= len(data) <= 8 and data.hand_model == "open"
+    assert all(sample.labels["betas"].tolist() == [-2, 1] + [0] * 8 for sample in data)
+    item = HandCrops(data, 64, labels=["joints", "keypoints_2d", "mask"])[0]
+    projected = project(item["labels"]["joints"], item["intrinsics"])
+    assert (projected - item["labels"]["keypoints_2d"]).abs().max() < 0.02
+    assert 0.01 < item["labels"]["mask"].float().mean() < 0.9
