@@ -259,7 +259,7 @@ def _pose_skeleton(
     Returns:
         Posed joints (B, 16, 3), and the transforms from rest to pose as (B, 12, 16): rows of [R | t], joints last.
     """
-    batch = len(hand_pose)
+    batch = hand_pose.shape[0]  # not len(): an export keeps the batch open
     local = torch.cat([hand_pose, bones.unsqueeze(-1)], -1).view(batch, 5, 3, 3, 4)
     first, second, third = local.unbind(2)
     # each level: the joint's rotation, and its bone, in the frame of the hand
@@ -278,7 +278,7 @@ def _pose_skeleton(
 
 def _blend_transforms(transforms: Tensor, weights: Tensor) -> Tensor:
     """(B, 12, 16) transforms of joints, (16, V) weights -> (B, 3, 4, V) transforms of vertices: one matmul."""
-    batch = len(transforms)
+    batch = transforms.shape[0]
     return (transforms.reshape(batch * 12, 16) @ weights).view(batch, 3, 4, weights.shape[1])
 
 

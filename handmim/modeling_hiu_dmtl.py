@@ -243,7 +243,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         Returns:
             Score logits (B,) of the last stack, with `config.score_head`.
         """
-        state = self.mean_state(features[0].device).expand(len(features[0]), -1)
+        state = self.mean_state(features[0].device).expand(features[0].shape[0], -1)
         score = None
         for feature, stack in zip(features, stacks, strict=True):
             evidence = None
