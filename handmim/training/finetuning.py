@@ -17,8 +17,6 @@ A recipe is one YAML file, one published checkpoint or number::
 interruption goes on from the last checkpoint, bit for bit.
 """
 
-import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,23 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from handmim.errors import HandMIMError
 from handmim.geometry import axis_angle_to_matrix
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
-from handmim.training.commands import add_run_options, roots_of
 from handmim.training.data_sections import build_training_data, build_validation_data
 from handmim.training.datasets.items import collate_hands
-from handmim.training.recipe import RecipeError, apply_roots, apply_settings, expand_variables, load_recipe
+from handmim.training.runs import arguments_of, read_recipe, run_as_program, write_recipe
 from handmim.training.starting_points import build_model
 from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
 
-NOTES = ("description", "commands")
-SECTIONS = {
-    *NOTES, "name", "expected", "model", "data", "validation", "augmentation", "epoch_samples", "training", "release",
-}  # fmt: skip
+REQUIRED = ("model", "data", "training")
+OPTIONAL = ("validation", "augmentation", "epoch_samples", "release")
 
 
 def prepare_recipe(
@@ -58,16 +51,7 @@ def prepare_recipe(
     Raises:
         FileNotFoundError, RecipeError: See `recipe`.
     """
-    recipe = load_recipe(path)
-    apply_settings(recipe, settings)
-    apply_roots(recipe, roots or {})
-    unknown = recipe.keys() - SECTIONS
-    if unknown or not {"model", "data", "training"} <= recipe.keys():
-        raise RecipeError(
-            f"{path} must have the sections model, data and training, and of {', '.join(sorted(SECTIONS))} only; "
-            f"got {', '.join(sorted(recipe))}"
-        )
-    return expand_variables({name: section for name, section in recipe.items() if name not in NOTES})
+    return read_recipe(path, roots, settings, REQUIRED, OPTIONAL)
 
 
 def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandMIMForMeshEstimation:
@@ -86,7 +70,7 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
     Raises:
         RecipeError, DataError, NonFiniteLossError: See there.
     """
-    arguments = training_arguments(recipe["training"] | overrides, output_dir)
+    arguments = arguments_of(HandMIMTrainingArguments, recipe["training"] | overrides, output_dir)
     model = build_model(recipe["model"], arguments.seed)
     check_hand_model(model)
     data = build_training_data(recipe, model, arguments.seed)
@@ -100,9 +84,7 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         data_collator=collate_hands,
         processing_class=HandMIMImageProcessor(size={"height": size, "width": size}),
     )
-    if trainer.is_world_process_zero():
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(output_dir) / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    write_recipe(trainer, recipe, output_dir)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if validation is not None:
         metrics = trainer.evaluate()
@@ -111,33 +93,6 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
     if trainer.is_world_process_zero():
         save_release(trainer, Path(output_dir) / "release", recipe.get("release") or {})
     return model
-
-
-def training_arguments(section: Mapping[str, Any], output_dir: str | os.PathLike) -> HandMIMTrainingArguments:
-    """The `training` section as arguments; `batch_size` is divided among processes and accumulation steps.
-
-    Raises:
-        RecipeError: An unknown or impossible value.
-    """
-    section = dict(section)
-    fields = {field.name for field in dataclasses.fields(HandMIMTrainingArguments) if field.init}
-    unknown = section.keys() - fields - {"batch_size"}
-    if unknown:
-        raise RecipeError(f"training has unknown fields {', '.join(sorted(unknown))}; see HandMIMTrainingArguments")
-    total = section.pop("batch_size", None)
-    if total is not None:
-        shares = int(os.environ.get("WORLD_SIZE", "1")) * int(section.get("gradient_accumulation_steps", 1))
-        if not isinstance(total, int) or total < 1 or total % shares:
-            raise RecipeError(
-                f"training.batch_size must be a multiple of {shares}, processes x accumulation, got {total}"
-            )
-        section["per_device_train_batch_size"] = total // shares
-    if "LOCAL_RANK" not in os.environ:  # one process: transformers asks for a process group if it finds a backend
-        section.pop("ddp_backend", None)
-    try:
-        return HandMIMTrainingArguments(output_dir=str(output_dir), **section)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"training: {error}") from error
 
 
 def check_hand_model(model: HandMIMForMeshEstimation) -> None:
@@ -154,17 +109,7 @@ def save_release(trainer: HandMIMTrainer, folder: Path, section: dict[str, Any])
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of this module, for torchrun."""
-    parser = argparse.ArgumentParser(prog="python -m handmim.training.finetuning", description=__doc__.split("\n")[0])
-    add_run_options(parser)
-    options = parser.parse_args(argv)
-    try:
-        finetune(prepare_recipe(options.recipe, roots_of(options), options.settings), options.out)
-    except (HandMIMError, OSError, ValueError) as error:
-        if options.debug:
-            raise
-        print(f"handmim: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return run_as_program("handmim.training.finetuning", __doc__.split("\n")[0], prepare_recipe, finetune, argv)
 
 
 if __name__ == "__main__":

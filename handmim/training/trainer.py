@@ -1,7 +1,8 @@
-"""The Trainer of handmim: transformers' own, plus what a run of days and a released checkpoint want.
+"""The Trainers of handmim: transformers' own, plus what a run of days and a released checkpoint want.
 
-An average of weights, layer-wise learning rates, a log of every loss term, metrics in millimetres on held-out data, and
-a stop at the first loss that is not finite.
+`RunTrainer`, for every kind of training: layer-wise learning rates, randomness that survives a kill, a log of every
+loss term, and a stop at the first loss that is not finite. `HandMIMTrainer`, for mesh models: an average of weights,
+and metrics in millimetres on held-out data.
 """
 
 import json
@@ -25,28 +26,32 @@ from handmim.training.optim import build_optimizer, parameter_groups
 
 METRICS = ("pa_mpjpe", "pa_mpvpe", "mpjpe")
 MILLIMETRES = 1000.0
+_NO_MEMORY = "can't allocate memory"  # of PyTorch on a CPU, which has no type for it
+MAX_NAMES = 16  # samples that an error names; all of them go to a file
+BAD_BATCH_FILE = "bad_batch.txt"
 
 
 class NonFiniteLossError(HandMIMError, ArithmeticError):
     """A loss or gradient that is no number; the message names the step, the terms and the samples."""
 
 
+class OutOfMemory(HandMIMError, MemoryError):
+    """A step did not fit; the message says how to make it smaller."""
+
+
 @dataclass
-class HandMIMTrainingArguments(TrainingArguments):
-    """transformers' arguments with the package's defaults, and three of their own.
+class RunArguments(TrainingArguments):
+    """transformers' arguments with the package's defaults, and two of their own.
 
     Args:
-        ema_decay: Decay a step of the average of weights that is evaluated and released; 0 keeps none.
         timm_optimizer: Name of an optimiser of timm's collection, used in place of ``optim``.
         layer_decay: Factor of the learning rate for each block further from the head; 1 treats all alike.
     """
 
-    ema_decay: float = field(default=0.999, metadata={"help": "Decay a step of the released average of weights."})
     timm_optimizer: str | None = field(default=None, metadata={"help": "Optimiser by timm's name, in place of optim."})
     layer_decay: float = field(default=1.0, metadata={"help": "Factor of the learning rate a block, from the head."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Losses that are no numbers stop the run."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Data sets yield exactly what forward takes."})
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Name of the labels."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
 
     def __post_init__(self) -> None:
@@ -61,29 +66,37 @@ class HandMIMTrainingArguments(TrainingArguments):
         return torch.device("cpu") if device.type == "cpu" else device
 
 
-class HandMIMTrainer(Trainer):
-    """``transformers.Trainer`` that follows the weights by an average, logs the terms of the loss, and measures hands.
+@dataclass
+class HandMIMTrainingArguments(RunArguments):
+    """Arguments of a mesh model's training.
 
-    The model also trains under the plain ``Trainer``; this class adds what a released checkpoint wants. With an
-    ``eval_dataset`` of items with joints it reports ``eval_pa_mpjpe``, ``eval_pa_mpvpe`` and ``eval_mpjpe`` (relative
-    to the wrist) in millimetres, of the averaged weights if there is an average.
+    Args:
+        ema_decay: Decay a step of the average of weights that is evaluated and released; 0 keeps none.
     """
 
-    args: HandMIMTrainingArguments
+    ema_decay: float = field(default=0.999, metadata={"help": "Decay a step of the released average of weights."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Name of the labels."})
+
+
+class RunTrainer(Trainer):
+    """``transformers.Trainer`` that logs the terms of a model's loss, and stops at one that is no number.
+
+    The model's output has `loss` and `losses`, the terms by name. Batches may name their samples as `sample_ids`.
+    """
+
+    args: RunArguments
+    advice = "Go on from there with a smaller training.learning_rate"
+    ids_key = "sample_ids"  # of a batch: what `sample_names` takes, and the model does not
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("compute_metrics", mean_errors)
         super().__init__(*args, **kwargs)
-        self.average = WeightAverage(self.model, self.args.ema_decay) if self.args.ema_decay else None
         self._terms: dict[str, Tensor] = {}
         self._terms_seen = 0
         self._part = (-1, 0)  # step, and which of its parts (gradient accumulation)
-        self._recent_ids: deque[list[str]] = deque(maxlen=self.args.gradient_accumulation_steps)
+        self._recent_ids: deque[Any] = deque(maxlen=self.args.gradient_accumulation_steps)
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(SetEpoch(self.train_dataset))
         self.add_callback(_StopAtBadGradient(self))
-        if self.average is not None:
-            self.add_callback(_UpdateAverage(self.average))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """transformers' optimiser, or timm's where ``timm_optimizer`` names one; with layer-wise rates if asked for."""
@@ -109,7 +122,12 @@ class HandMIMTrainer(Trainer):
         self._part = (step, self._part[1] + 1 if self._part[0] == step else 0)
         numbers = np.random.SeedSequence([self.args.seed, *self._part, self.args.process_index])
         torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))
-        return super().training_step(model, inputs, *args, **kwargs)
+        try:
+            return super().training_step(model, inputs, *args, **kwargs)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+                raise
+            raise self.out_of_memory(error) from error
 
     def compute_loss(
         self,
@@ -124,26 +142,80 @@ class HandMIMTrainer(Trainer):
             NonFiniteLossError: In training; nothing has been changed by this batch then.
         """
         inputs = dict(inputs)
-        ids = inputs.pop("sample_ids", None)
+        ids = inputs.pop(self.ids_key, None)
         outputs = model(**inputs)
         if model.training:
-            self._recent_ids.append(ids or [])
+            self._recent_ids.append(ids)
             if not torch.isfinite(outputs.loss):
                 bad = [name for name, value in outputs.losses.items() if not torch.isfinite(value)]
                 raise self.not_finite(f"the loss is {outputs.loss.item()} ({', '.join(bad) or 'sum'})")
-            self._remember(outputs.losses)
+            self._remember(self.logged_terms(outputs))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def not_finite(self, what: str) -> NonFiniteLossError:
         """The error that stops a run, with the samples of the batch and where the last checkpoint is."""
-        ids = [name for batch in self._recent_ids for name in batch]
-        named = ", ".join(ids) if ids else "not named by the data set"
+        ids = [name for batch in self._recent_ids if batch is not None for name in self.sample_names(batch)]
+        named = ", ".join(ids[:MAX_NAMES]) if ids else "not named by the data set"
+        if len(ids) > MAX_NAMES:
+            path = Path(self.args.output_dir) / f"{self.args.process_index}_{BAD_BATCH_FILE}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(ids) + "\n", encoding="utf-8")
+            named += f" and {len(ids) - MAX_NAMES} more, listed in {path}"
         last = last_checkpoint(self.args.output_dir)
         return NonFiniteLossError(
             f"step {self.state.global_step + 1}: {what}; the samples of this batch are {named}. "
-            f"The last good checkpoint is {last or 'none: none was saved yet'}. Look at these samples' labels "
-            f"(handmim check-data), or go on from there with a smaller training.learning_rate"
+            f"The last good checkpoint is {last or 'none: none was saved yet'}. {self.advice}"
         )
+
+    def sample_names(self, ids: Any) -> list[str]:
+        """The samples of a batch by name, for messages."""
+        return list(ids)
+
+    def logged_terms(self, outputs: Any) -> dict[str, Tensor]:
+        """What of a step is averaged for the next log line, by name."""
+        return {f"loss_{name}": value for name, value in outputs.losses.items()}
+
+    def out_of_memory(self, error: BaseException) -> OutOfMemory:
+        """The error of a step that did not fit, with what makes it smaller."""
+        batch, parts = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        checkpointing = "" if self.args.gradient_checkpointing else ", or training.gradient_checkpointing=true"
+        return OutOfMemory(
+            f"no memory left for {batch} samples at once ({str(error).splitlines()[0][:120]}). Try --set "
+            f"training.gradient_accumulation_steps={2 * parts}, which keeps the batch_size of a step{checkpointing}"
+        )
+
+    def _remember(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, 0) + value.detach()
+        self._terms_seen += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every term since the last line."""
+        if "loss" in logs and self._terms_seen:
+            logs |= {name: float(value) / self._terms_seen for name, value in self._terms.items()}
+            self._terms, self._terms_seen = {}, 0
+        super().log(logs, start_time)
+
+
+class HandMIMTrainer(RunTrainer):
+    """The Trainer of mesh models: follows the weights by an average, and measures hands.
+
+    The model also trains under the plain ``Trainer``; this class adds what a released checkpoint wants. With an
+    ``eval_dataset`` of items with joints it reports ``eval_pa_mpjpe``, ``eval_pa_mpvpe`` and ``eval_mpjpe`` (relative
+    to the wrist) in millimetres, of the averaged weights if there is an average.
+    """
+
+    args: HandMIMTrainingArguments
+    advice = (
+        "Look at these samples' labels (handmim check-data), or go on from there with a smaller training.learning_rate"
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("compute_metrics", mean_errors)
+        super().__init__(*args, **kwargs)
+        self.average = WeightAverage(self.model, self.args.ema_decay) if self.args.ema_decay else None
+        if self.average is not None:
+            self.add_callback(_UpdateAverage(self.average))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """transformers' evaluation, of the averaged weights if there is an average."""
@@ -160,18 +232,6 @@ class HandMIMTrainer(Trainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         errors = hand_errors(outputs, inputs["labels"])
         return loss.detach(), errors, errors.isfinite()
-
-    def _remember(self, losses: dict[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self._terms[name] = self._terms.get(name, 0) + value.detach()
-        self._terms_seen += 1
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every loss term since the last line."""
-        if "loss" in logs and self._terms_seen:
-            logs |= {f"loss_{name}": float(value) / self._terms_seen for name, value in self._terms.items()}
-            self._terms, self._terms_seen = {}, 0
-        super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # The average goes first: a folder that holds trainer_state.json is then known to be whole.
@@ -230,7 +290,7 @@ class SetEpoch(TrainerCallback):
 class _StopAtBadGradient(TrainerCallback):
     """A finite loss can have a gradient that is no number: it must not reach the weights."""
 
-    def __init__(self, trainer: HandMIMTrainer) -> None:
+    def __init__(self, trainer: RunTrainer) -> None:
         self.trainer = trainer
 
     def on_pre_optimizer_step(

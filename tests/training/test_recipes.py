@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from handmim import HandMIMConfig, HandMIMForMeshEstimation
 from handmim.cli import build_parser
 from handmim.training.datasets.sample import DataError
-from handmim.training.finetuning import NOTES, finetune, prepare_recipe
+from handmim.training.finetuning import finetune, prepare_recipe
 from handmim.training.recipe import RecipeError, apply_settings, load_recipe, merge, recipe_names
+from handmim.training.runs import NOTES
 from handmim.training.trainer import HandMIMTrainingArguments
 
 PAPER = [name for name in recipe_names() if name.startswith(("table1", "table2", "table4", "figure7"))]

@@ -1,0 +1,117 @@
+"""What every run by a recipe shares: reading the recipe, its `training` section, and the programs for torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from transformers.integrations import is_tensorboard_available
+
+from ..errors import HandMIMError
+from .commands import add_run_options, roots_of
+from .recipe import RecipeError, apply_roots, apply_settings, expand_variables, load_recipe
+from .trainer import RunArguments, RunTrainer
+
+Arguments = TypeVar("Arguments", bound=RunArguments)
+
+NOTES = ("description", "commands")
+# The section that only one command's recipes have.
+COMMANDS = {"pretraining": "handmim pretrain"}
+
+
+def read_recipe(
+    path: str | os.PathLike,
+    roots: Mapping[str, str] | None,
+    settings: Iterable[str],
+    required: Collection[str],
+    optional: Collection[str],
+) -> dict[str, Any]:
+    """Read a recipe and put this machine's folders and this run's changes into it.
+
+    Args:
+        path: A YAML file, or the name of a recipe in the package.
+        roots: Folder of each data set by name (``--data``).
+        settings: Changes of single values (``--set``).
+        required, optional: The sections that this kind of run knows, beside the name and what is for readers.
+
+    Raises:
+        FileNotFoundError, RecipeError: See `recipe`; or a recipe for another command.
+    """
+    recipe = load_recipe(path)
+    apply_settings(recipe, settings)
+    apply_roots(recipe, roots or {})
+    known = {*NOTES, "name", "expected", *required, *optional}
+    if recipe.keys() - known or not set(required) <= recipe.keys():
+        other = [command for section, command in COMMANDS.items() if (section in recipe) != (section in known)]
+        hint = f" ({other[0]} is for recipes with the section {next(iter(COMMANDS))})" if other else ""
+        raise RecipeError(
+            f"{path} must have the sections {', '.join(required)}, and of {', '.join(sorted(known))} only; "
+            f"got {', '.join(sorted(recipe))}{hint}"
+        )
+    return expand_variables({name: section for name, section in recipe.items() if name not in NOTES})
+
+
+def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: str | os.PathLike) -> Arguments:
+    """The `training` section as arguments; `batch_size` is divided among processes and accumulation steps.
+
+    Raises:
+        RecipeError: An unknown or impossible value, or a logger that is not installed.
+    """
+    section = dict(section)
+    fields = {field.name for field in dataclasses.fields(kind) if field.init}
+    unknown = section.keys() - fields - {"batch_size"}
+    if unknown:
+        raise RecipeError(f"training has unknown fields {', '.join(sorted(unknown))}; see {kind.__name__}")
+    total = section.pop("batch_size", None)
+    if total is not None:
+        shares = int(os.environ.get("WORLD_SIZE", "1")) * int(section.get("gradient_accumulation_steps", 1))
+        if not isinstance(total, int) or total < 1 or total % shares:
+            raise RecipeError(
+                f"training.batch_size must be a multiple of {shares}, processes x accumulation, got {total}"
+            )
+        section["per_device_train_batch_size"] = total // shares
+    if "LOCAL_RANK" not in os.environ:  # one process: transformers asks for a process group if it finds a backend
+        section.pop("ddp_backend", None)
+    if "tensorboard" in str(section.get("report_to")) and not is_tensorboard_available():
+        raise RecipeError(
+            "training.report_to is tensorboard, which is not installed: pip install 'handmim[train]', or "
+            "--set training.report_to=none"
+        )
+    try:
+        return kind(output_dir=str(output_dir), **section)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"training: {error}") from error
+
+
+def write_recipe(trainer: RunTrainer, recipe: Mapping[str, Any], output_dir: str | os.PathLike) -> None:
+    """Keep the recipe as it is run beside the checkpoints."""
+    if trainer.is_world_process_zero():
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(output_dir) / "recipe.yaml").write_text(yaml.safe_dump(dict(recipe), sort_keys=False), encoding="utf-8")
+
+
+def run_as_program(
+    module: str,
+    description: str,
+    prepare: Callable[..., dict[str, Any]],
+    run: Callable[..., Any],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """The command line of a module, for torchrun; 0, or 1 after an error of the user's."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    add_run_options(parser)
+    options = parser.parse_args(argv)
+    try:
+        run(prepare(options.recipe, roots_of(options), options.settings), options.out)
+    except (HandMIMError, OSError, ValueError) as error:
+        if options.debug:
+            raise
+        print(f"handmim: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
