@@ -222,12 +222,13 @@ class HandMIMModel(HandMIMPreTrainedModel):
         return HandMIMModelOutput(x, x[:, 0], tuple(features) if output_features else None)
 
     def _choose_attention(self, x: Tensor) -> None:
-        """Fused attention, unless `attn_implementation="eager"` or where it is slower: bfloat16 training on a CPU.
+        """Fused attention, unless `attn_implementation="eager"` or where it is slower: bfloat16 on a CPU.
 
-        There the backward pass of PyTorch's fused kernel takes six times as long as two batched products (65 tokens).
+        There PyTorch's fused kernel takes twice as long forward (65 to 257 tokens) and six times as long backward (65
+        tokens) as two batched products.
         """
         fused = self.config._attn_implementation != "eager"
-        if x.device.type == "cpu" and torch.is_grad_enabled() and x.shape[1] <= 512:
+        if x.device.type == "cpu" and x.shape[1] <= 512:
             fused &= x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         for block in self.encoder.blocks:
             if block.attn.fused_attn != fused:
@@ -291,7 +292,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         if pixel_values.shape[-2] != size:
             raise ValueError(f"pixel_values must be square crops, got {tuple(pixel_values.shape)}")
         if intrinsics is None:
-            intrinsics = default_crop_intrinsics(size, pixel_values.device).expand(len(pixel_values), 3, 3)
+            intrinsics = default_crop_intrinsics(size, pixel_values.device).expand(pixel_values.shape[0], 3, 3)
         intrinsics = intrinsics.float()
         backbone = self.backbone(pixel_values)
         pooled = backbone.pooler_output
@@ -321,7 +322,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             # a Gaussian target has this peak, so that a sure heat map gives about 1
             confidence = log_heatmaps.flatten(2).amax(2).exp() * (2 * math.pi * self.config.heatmap_sigma**2)
         evidence = [] if keypoints is None else [keypoints.flatten(1), confidence]
-        state = self.initial([pooled, *evidence], self.mean_state(pooled.device).expand(len(pooled), -1))
+        state = self.initial([pooled, *evidence], self.mean_state(pooled.device).expand(pooled.shape[0], -1))
         iterations = [self.decode(state, intrinsics, size)]
         for level, rectifier in enumerate(self.rectifiers):
             points = normalise_pixels(iterations[-1]["keypoints_2d"].detach(), size)

@@ -312,7 +312,8 @@ class HandMIMForPreTraining(HandMIMPreTrainedModel):
             )
             target_logits = None if target_patches is None else self.teacher_projector.compare(target_patches)
         losses, indicators = {}, {"feature_spread": spread(seen.pooler_output)}
-        logits = None if patches is None else self.projector.compare(patches)
+        # divided by the temperature before the product: M x 256 numbers instead of M x 8192
+        logits = None if patches is None else self.projector.compare(patches / options.student_temperature)
         with torch.autocast(views.device.type, enabled=False):
             if classes is not None:
                 target = sharpen(target_classes, self.class_center, self._temperature(options.teacher_temperature))
@@ -323,7 +324,7 @@ class HandMIMForPreTraining(HandMIMPreTrainedModel):
             if logits is not None:
                 temperature = self._temperature(options.patch_teacher_temperature)
                 target = sharpen(target_logits, self.patch_center, temperature)
-                losses["patch"] = patch_loss(target, logits / options.student_temperature, weights)
+                losses["patch"] = patch_loss(target, logits, weights)
                 level = torch.dot(weights, entropy(target))
                 indicators["patch_entropy"], indicators["patch_kl"] = level, losses["patch"].detach() - level
             if self.training:
