@@ -17,6 +17,15 @@ MAX_RECIPE_BYTES = 1 << 20
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number: YAML 1.1 wants 1.0e-4, and would train with a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 class RecipeError(HandMIMError, ValueError):
     """A recipe that is wrong or does not fit its data; the message names the section and what to do."""
 
@@ -41,7 +50,7 @@ def _load(path: Path, folder: Path | None, seen: tuple[Path, ...]) -> dict[str, 
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path} is larger than {MAX_RECIPE_BYTES >> 20} MiB; a recipe is a short YAML file")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(recipe, dict):
@@ -86,7 +95,7 @@ def apply_settings(recipe: dict[str, Any], settings: Iterable[str]) -> None:
         if not separator or not all(keys):
             raise RecipeError(f"--set takes KEY.PATH=VALUE, got {setting!r}")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise RecipeError(f"the value of --set {setting!r} is not YAML: {error}") from error
         parent: Any = recipe

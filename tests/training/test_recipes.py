@@ -121,6 +121,13 @@ class TestPreparing:
         recipe = prepare_recipe("table1-vit-small", {"freihand": "/other"})
         assert recipe["data"][0]["root"] == recipe["validation"]["root"] == "/other"
 
+    def test_short_numbers_are_numbers(self, tmp_path):
+        recipe = {"training": {}}
+        apply_settings(recipe, ["training.a=5e-4", "training.b=-1E3", "training.c=e4", "training.d=1e"])
+        assert recipe["training"] == {"a": 5e-4, "b": -1000.0, "c": "e4", "d": "1e"}
+        (tmp_path / "a.yaml").write_text("x: 4e-5")
+        assert load_recipe(tmp_path / "a.yaml") == {"x": 4e-5}
+
     def test_missing_variables_are_named(self, monkeypatch):
         monkeypatch.delenv("FREIHAND", raising=False)
         with pytest.raises(RecipeError, match=r"data.0.root.*FREIHAND.*--data"):
