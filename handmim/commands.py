@@ -355,7 +355,21 @@ def info() -> int:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
+    print("\n" + zoo_table())
     return 0
+
+
+def zoo_table() -> str:
+    """The checkpoints of the zoo, one a line."""
+    from .zoo import zoo
+
+    lines = [("checkpoint of the zoo", "crop", "parameters", "GFLOPs", "licence", "hand", "status", "recipe")]
+    for entry in zoo().values():
+        size = (f"{entry.image_size} px", f"{entry.parameters / 1e6:.1f} M", f"{entry.flops / 1e9:.1f}")
+        lines.append((entry.name, *size, entry.licence, entry.hand_model or "-", entry.status, entry.recipe or "-"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(row.rstrip() for row in rows)
 
 
 def _embedded_checkpoint() -> str:
