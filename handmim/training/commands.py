@@ -10,6 +10,7 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add this package's commands to the command line (the sub-parsers of `handmim`)."""
+    _add_pretrain(commands)
     _add_finetune(commands)
     _add_check_data(commands)
     _add_data(commands)
@@ -17,7 +18,19 @@ def add_commands(commands: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# finetune
+# pretrain and finetune
+
+
+def _add_pretrain(commands: Any) -> None:
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="train a backbone on pictures without labels, as a recipe says",
+        description="Trains, or goes on where an interrupted run stopped; the backbone that fine-tuning starts from is "
+        "in DIR/release. On several GPUs: torchrun --nproc-per-node N -m handmim.training.pretraining RECIPE --out DIR "
+        "...",
+    )
+    add_run_options(pretrain, debug=False)
+    pretrain.set_defaults(run=run_pretrain)
 
 
 def _add_finetune(commands: Any) -> None:
@@ -62,6 +75,15 @@ def _root(text: str) -> tuple[str, str]:
 def roots_of(args: argparse.Namespace) -> dict[str, str]:
     """`--data` as a mapping; the last of a name counts."""
     return dict(args.roots)
+
+
+def run_pretrain(args: argparse.Namespace) -> int:
+    """`handmim pretrain`."""
+    from .pretraining import prepare_recipe, pretrain
+
+    pretrain(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
+    print(f"wrote the pre-trained backbone to {args.out / 'release'}")
+    return 0
 
 
 def run_finetune(args: argparse.Namespace) -> int:

@@ -16,11 +16,13 @@ from handmim import HandMIMConfig, HandMIMForMeshEstimation
 from handmim.cli import build_parser
 from handmim.training.datasets.sample import DataError
 from handmim.training.finetuning import finetune, prepare_recipe
+from handmim.training.pretraining_trainer import PreTrainingArguments
 from handmim.training.recipe import RecipeError, apply_settings, load_recipe, merge, recipe_names
 from handmim.training.runs import NOTES
 from handmim.training.trainer import HandMIMTrainingArguments
 
-PAPER = [name for name in recipe_names() if name.startswith(("table1", "table2", "table4", "figure7"))]
+PAPER = [name for name in recipe_names() if name.startswith(("table", "figure"))]
+PRETRAINING = [name for name in recipe_names() if name.startswith("pretrain-")]
 # One narrow layer, small pictures, two steps; the rest as the recipe has it.
 TINY = {
     "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2, "feature_layers": [1, 2], "image_size": 32,
@@ -89,22 +91,29 @@ def test_recipe_runs_on_its_miniature(name, roots, backbone, tmp_path):
 def test_recipe_states_what_it_needs(name):
     recipe = load_recipe(name)
     assert recipe["name"] == name and recipe["description"]
-    fields = {field.name for field in dataclasses.fields(HandMIMTrainingArguments)} | {"batch_size"}
-    assert recipe["training"].keys() <= fields
+    assert ("pretraining" in recipe) == (name in PRETRAINING)
+    arguments = PreTrainingArguments if name in PRETRAINING else HandMIMTrainingArguments
+    assert recipe["training"].keys() <= {field.name for field in dataclasses.fields(arguments)} | {"batch_size"}
+    if name in PRETRAINING and "expected" in recipe:
+        after = load_recipe(recipe["expected"].pop("after"))
+        assert after["expected"] == recipe["expected"]
     parser = build_parser()
     for command in recipe.get("commands", []):
         words = command.split()
-        if words[:2] == ["handmim", "finetune"]:
+        if words[1] in ("finetune", "pretrain"):
             args = parser.parse_args(words[1:])
-            assert isinstance(args, argparse.Namespace) and args.recipe == name
-            assert dict(args.roots).keys() == {entry["name"] for entry in [*recipe["data"], recipe["validation"]]} - {
-                "synthetic"
-            }
+            assert (args.recipe == name) == (words[1] == ("pretrain" if name in PRETRAINING else "finetune"))
+            run = load_recipe(args.recipe)
+            used = {entry["name"] for entry in [*run["data"], run.get("validation")] if entry} - {"synthetic"}
+            assert isinstance(args, argparse.Namespace) and dict(args.roots).keys() == used
 
 
 def test_tables_are_complete():
     assert len([name for name in PAPER if name.startswith("table1")]) == 5
     assert len([name for name in PAPER if name.startswith("table2")]) == 5
+    assert len([name for name in PAPER if name.startswith("table3")]) == 8
+    assert len([name for name in PAPER if name.startswith("table5-without")]) == 3
+    assert load_recipe("table3-peclr-freihand")["expected"]["pa_mpjpe"] == 8.76
     expected = load_recipe("table1-handmim-small")["expected"]
     assert expected == {"benchmark": "freihand", "pa_mpjpe": 6.57, "pa_mpvpe": 6.57, "f5": 0.725, "f15": 0.984}
     assert "f5" not in load_recipe("table4-freihand-to-ho3d")["expected"]

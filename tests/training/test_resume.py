@@ -1,37 +1,13 @@
 """A run that is killed goes on bit for bit: with workers, a mixture, augmentation, dropout and averaged weights."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from fabricate_datasets.folder import write_folder
+from killed_runs import Runs
 
 from handmim.training.ema import EMA_FILE
-
-# Run as a program: trains by a recipe, and dies without a word after the step given.
-SCRIPT = """
-import os, sys
-from transformers import TrainerCallback
-from handmim.training import finetuning
-
-recipe, out, deadly = sys.argv[1], sys.argv[2], int(sys.argv[3])
-
-class Death(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == deadly:
-            os._exit(9)
-
-class Mortal(finetuning.HandMIMTrainer):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.add_callback(Death())
-
-finetuning.HandMIMTrainer = Mortal
-finetuning.finetune(finetuning.prepare_recipe(recipe), out)
-"""
 
 RECIPE = {
     "name": "resume",
@@ -54,40 +30,19 @@ RECIPE = {
 }  # fmt: skip
 
 
-@pytest.fixture()
-def run(tmp_path: Path):
-    write_folder(tmp_path / "data")
-    recipe = yaml.safe_load(yaml.safe_dump(RECIPE))
-    recipe["data"][0]["root"] = str(tmp_path / "data")
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    (tmp_path / "script.py").write_text(SCRIPT)
-
-    def start(out: str, deadly: int = -1, processes: int = 1) -> int:
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
-            command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-        command += [str(tmp_path / "script.py"), str(tmp_path / "recipe.yaml"), str(tmp_path / out), str(deadly)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-        if deadly < 0:
-            assert done.returncode == 0, done.stderr[-3000:]
-        return done.returncode
-
-    return start
-
-
-def same_bits(tmp_path: Path) -> bool:
-    files = ["checkpoint-7/model.safetensors", f"checkpoint-7/{EMA_FILE}", "release/model.safetensors"]
-    return all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes() for name in files)
+FILES = ["checkpoint-7/model.safetensors", f"checkpoint-7/{EMA_FILE}", "release/model.safetensors"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_run_goes_on_bit_for_bit(run, tmp_path, processes):
-    run("whole", processes=processes)
+def test_killed_run_goes_on_bit_for_bit(tmp_path: Path, processes: int):
+    write_folder(tmp_path / "data")
+    recipe = yaml.safe_load(yaml.safe_dump(RECIPE))
+    recipe["data"][0]["root"] = str(tmp_path / "data")
+    runs = Runs(tmp_path, "finetuning", "HandMIMTrainer", "finetune", recipe)
+    runs.start("whole", processes=processes)
     # in the second epoch, a step after a checkpoint: that step is done again
-    assert run("parts", deadly=5, processes=processes) != 0
+    assert runs.start("parts", deadly=5, processes=processes) != 0
     assert sorted(path.name for path in (tmp_path / "parts").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
-    run("parts", processes=processes)
-    assert same_bits(tmp_path)
+    runs.start("parts", processes=processes)
+    assert runs.same_bits("whole", "parts", FILES)
