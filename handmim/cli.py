@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from .conversion_commands import add_commands as add_conversion
     from .evaluation.commands import add_commands as add_evaluation
     from .training.commands import add_commands as add_training
 
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_synthesize(commands)
     add_training(commands)
     add_evaluation(commands)
+    add_conversion(commands)
     info = commands.add_parser("info", help="versions, hand models, detectors, device")
     info.set_defaults(run=run_info)
     return parser

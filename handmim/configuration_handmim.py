@@ -44,7 +44,8 @@ class HandMIMConfig(PreTrainedConfig):
         image_size: Side of the square input in pixels (section 3.2: 224). Other sizes run, with the position
             embedding resampled.
         num_channels: Channels of the input, RGB.
-        patch_size: Side of a patch in pixels, a power of two (section 2.4: 16).
+        patch_size: Side of a patch in pixels (section 2.4: 16; DINOv2 has 14). Pixel reconstruction needs a power of
+            two.
         stem: "patch" is the paper's single strided projection. "residual" is a small residual network before the
             transformer (the hybrid of Dosovitskiy et al. 2021): from scratch it needs about half the samples, and no
             pre-trained ViT weights fit it. Only with `patch_size=16`.
@@ -160,8 +161,8 @@ class HandMIMConfig(PreTrainedConfig):
                 f"hidden_size must be a multiple of num_attention_heads ({self.num_attention_heads}), "
                 f"got {self.hidden_size}"
             )
-        if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
-            raise ValueError(f"patch_size must be a power of two, got {self.patch_size}")
+        if self.patch_size < 2:
+            raise ValueError(f"patch_size must be at least 2, got {self.patch_size}")
         if self.stem == "residual" and self.patch_size != 16:
             raise ValueError(f"patch_size must be 16 with stem='residual', got {self.patch_size}")
         if self.image_size % self.patch_size:

@@ -184,20 +184,7 @@ class HandMIM:
         if name is None and not (EMBEDDED_CHECKPOINT / "model.safetensors").is_file():
             raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")
         device, dtype = _device(device), _dtype(dtype)
-        with _checkpoint_errors(str(source)):
-            config = AutoConfig.from_pretrained(source, **hub_kwargs)
-        _check_config(config, str(source))
-        model_kwargs = dict(hub_kwargs)
-        if hand_model_path is not None:
-            if config.hand_model != "mano":
-                raise InputError(f"hand_model_path is for MANO, but {source} uses the {config.hand_model} hand")
-            model_kwargs["hand_model_path"] = os.fspath(hand_model_path)
-        with _checkpoint_errors(str(source)):
-            model, report = AutoModel.from_pretrained(
-                source, config=config, dtype=dtype, output_loading_info=True, **model_kwargs
-            )
-        _check_weights(model.eval(), report, str(source))
-        model.hand_model.mean_shape_joints()  # a missing MANO file is told now, not at the first picture
+        model = load_network(source, dtype, hand_model_path, **hub_kwargs)
         if device.type == "cpu" and dtype == torch.float32:
             from .acceleration import optimize_for_inference
 
@@ -205,7 +192,7 @@ class HandMIM:
         try:
             processor = AutoImageProcessor.from_pretrained(source, **hub_kwargs)
         except (OSError, ValueError):  # a folder that a Trainer wrote without a processor
-            processor = HandMIMImageProcessor(size=config.image_size)
+            processor = HandMIMImageProcessor(size=model.config.image_size)
         pipeline = HandMeshPipeline(
             model=model, image_processor=processor, device=device, detector=detector, task="hand-mesh-estimation"
         )
@@ -259,6 +246,44 @@ class HandMIM:
         results = self.pipeline(requests, batch_size=batch_size) if requests else []
         hands = [_hands(request, result) for request, result in zip(requests, results, strict=True)]
         return hands[0] if is_single_image(images) else hands
+
+
+def load_network(
+    source: str | os.PathLike,
+    dtype: torch.dtype = torch.float32,
+    hand_model_path: str | os.PathLike | None = None,
+    mesh: bool = True,
+    **hub_kwargs: Any,
+) -> Any:
+    """A checkpoint's network, whole, in evaluation mode.
+
+    Args:
+        source: Hub id or folder.
+        dtype: Of its weights.
+        hand_model_path: MANO file or folder; None: looked up.
+        mesh: Whether it must have a mesh head, and a hand model that can be used.
+        hub_kwargs: As `HandMIM.from_pretrained` takes them.
+
+    Raises:
+        ModelError, ManoFileNotFoundError, InputError: As `HandMIM.from_pretrained`.
+    """
+    name = str(source)
+    with _checkpoint_errors(name):
+        config = AutoConfig.from_pretrained(source, **hub_kwargs)
+    _check_config(config, name)
+    model_kwargs = dict(hub_kwargs)
+    if hand_model_path is not None:
+        if config.hand_model != "mano":
+            raise InputError(f"hand_model_path is for MANO, but {name} uses the {config.hand_model} hand")
+        model_kwargs["hand_model_path"] = os.fspath(hand_model_path)
+    with _checkpoint_errors(name):
+        model, report = AutoModel.from_pretrained(
+            source, config=config, dtype=dtype, output_loading_info=True, **model_kwargs
+        )
+    _check_weights(model.eval(), report, name, mesh)
+    if mesh:
+        model.hand_model.mean_shape_joints()  # a missing MANO file is told now, not at the first picture
+    return model
 
 
 def png_bytes(picture: Image.Image) -> bytes:
@@ -334,9 +359,9 @@ def _check_config(config: Any, name: str) -> None:
         raise ModelError(f"{name} is a {config.model_type!r} checkpoint, which gives no hand mesh; name another")
 
 
-def _check_weights(model: Any, report: dict[str, Any], name: str) -> None:
+def _check_weights(model: Any, report: dict[str, Any], name: str, mesh: bool) -> None:
     """A mesh model with all its weights from the checkpoint: random weights would predict without a word."""
-    if not hasattr(model, "hand_model"):
+    if mesh and not hasattr(model, "hand_model"):
         raise ModelError(f"{name} is a {type(model).__name__} without a mesh head; fine-tune it first")
     missing = sorted(report.get("missing_keys", ()))
     if missing:

@@ -370,6 +370,8 @@ class HandMIMForPreTraining(HandMIMPreTrainedModel):
 def check_decoder(config: HandMIMConfig) -> None:
     """Raises a ValueError unless each doubling of the resolution has a layer to fuse and a width."""
     stages = config.patch_size.bit_length() - 1
+    if config.patch_size != 1 << stages:
+        raise ValueError(f"patch_size must be a power of two for the pixel decoder, got {config.patch_size}")
     widths = config.pretraining_config.decoder_channels
     if len(widths) != stages:
         raise ValueError(

@@ -56,7 +56,7 @@ def test_loss_weights_are_completed() -> None:
         ({"stem": "residual", "patch_size": 8}, "patch_size must be 16"),
         ({"image_size": 224.0}, "224.0"),
         ({"image_size": 225}, "got 225"),
-        ({"patch_size": 12, "image_size": 240}, "got 12"),
+        ({"patch_size": 1}, "got 1"),
         ({"hidden_size": 100}, "got 100"),
         ({"feature_layers": (3, 13)}, "13"),
         ({"feature_layers": (0,)}, "0"),

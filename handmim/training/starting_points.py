@@ -8,22 +8,19 @@ from types import MethodType
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import nn
 from transformers.utils import logging
 
+from ..backbone_weights import WeightsError, load_backbone_weights
 from ..configuration_handmim import HandMIMConfig
 from ..hand import EMBEDDED_CHECKPOINT
-from ..modeling_handmim import HandMIMForMeshEstimation, HandMIMModel
+from ..modeling_handmim import HandMIMForMeshEstimation
 from .recipe import RecipeError
 
 logger = logging.get_logger(__name__)
 
 STARTS = ("size", "checkpoint", "pretrained")
 OPTIONS = ("timm", "frozen_blocks", "hand_model_path")
-# Parts of other models that follow the tokens, and have no place in a backbone.
-SKIPPED_PREFIXES = ("head.", "head_drop.", "fc_norm.", "pre_logits.", "decoder", "mask_token")
-MAX_WEIGHT_BYTES = 8 << 30
 
 
 def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
@@ -35,7 +32,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
             checkpoint: a mesh model, folder or Hub name, or the name of the one in the package;
             pretrained: a pre-trained backbone, folder or Hub name: the head is new;
             and any of
-            timm: weights for the backbone of a new network: a file, or a name that timm knows and loads;
+            timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
+                a name that timm knows and loads (`backbone_weights`);
             frozen_blocks: see `freeze_blocks`;
             hand_model_path: of MANO's file, for `hand_model: mano`;
             further fields of `HandMIMConfig`.
@@ -66,7 +64,11 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
             source = EMBEDDED_CHECKPOINT
         model = _load(source, starts[0] == "pretrained", section | {"hand_model_path": hand_model_path})
     if timm_weights is not None:
-        load_timm_weights(model.backbone, timm_weights)
+        try:
+            report = load_backbone_weights(model.backbone, timm_weights)
+        except WeightsError as error:
+            raise RecipeError(f"model.timm: {error}") from error
+        logger.warning(str(report))
     freeze_blocks(model, frozen)
     return model
 
@@ -89,84 +91,6 @@ def _load(source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> H
         word = "lacks" if missing else "has other shapes of"
         raise RecipeError(f"{source} {word} {len(faults)} weights of this model, {', '.join(faults[:3])}, ...")
     return model
-
-
-def load_timm_weights(backbone: HandMIMModel, source: str) -> list[str]:
-    """Put a vision transformer of timm's into a backbone; position embeddings are resampled to its image size.
-
-    Args:
-        backbone: Of the same width and depth, stem "patch".
-        source: File (.safetensors, or .pth with tensors only, as timm, MAE and DINO publish them), or a model name that
-            timm finds weights for (from its cache, or the network).
-
-    Returns:
-        Names of weights that were not used: of a classifier or decoder.
-
-    Raises:
-        RecipeError: Any weight of the backbone is missing, has another shape, or the file holds parts that the
-            backbone has not, such as layer scale: it would then compute something else.
-    """
-    state = read_weights(Path(source)) if Path(source).is_file() else _download(source)
-    try:
-        state = checkpoint_filter_fn(state, backbone.encoder)
-    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{source} holds no vision transformer that fits model.size: {error}") from error
-    wanted = backbone.encoder.state_dict()
-    missing = [name for name in wanted if name not in state]
-    skipped = [name for name in state if name not in wanted]
-    strange = [name for name in skipped if not name.startswith(SKIPPED_PREFIXES)]
-    unlike = [
-        f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    for faults, word in ((unlike, "has weights of other shapes"), (missing, "lacks"), (strange, "has further parts")):
-        if faults:
-            raise RecipeError(f"{source} does not fit model.size: it {word}: {', '.join(faults[:3])} ({len(faults)})")
-    backbone.encoder.load_state_dict({name: state[name] for name in wanted})
-    logger.warning(
-        f"{source}: {len(wanted)} weights loaded into the backbone, not used: {', '.join(skipped) or 'none'}"
-    )
-    return skipped
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, without running code from it.
-
-    Raises:
-        RecipeError: Too large, or not such a file.
-    """
-    if path.stat().st_size > MAX_WEIGHT_BYTES:
-        raise RecipeError(f"{path} is larger than {MAX_WEIGHT_BYTES >> 30} GiB; it holds no vision transformer")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever a damaged file leads to
-        raise RecipeError(f"{path} is no file of weights (.safetensors, or .pth with tensors only): {error}") from error
-    for key in ("model", "state_dict", "teacher"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise RecipeError(f"{path} must hold a mapping of names to tensors")
-    prefixes = ("module.", "backbone.")
-    for prefix in prefixes:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def _download(name: str) -> dict[str, Tensor]:
-    import timm
-
-    if not timm.is_model(name.split(".")[0].removeprefix("hf_hub:")) and not name.startswith("hf_hub:"):
-        raise RecipeError(f"model.timm must be a file or a model of timm's with weights, got {name!r}")
-    try:
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise RecipeError(f"timm could not load {name!r}: {error}; give a file that was downloaded before") from error
 
 
 def freeze_blocks(model: HandMIMForMeshEstimation, blocks: int) -> None:

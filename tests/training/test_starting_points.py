@@ -9,7 +9,7 @@ from handmim import HandMIMConfig, HandMIMForMeshEstimation
 from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.training.optim import layer_of, parameter_groups
 from handmim.training.recipe import RecipeError
-from handmim.training.starting_points import build_model, freeze_blocks, read_weights
+from handmim.training.starting_points import build_model, freeze_blocks
 
 SMALL = {
     "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 3, "feature_layers": [1], "image_size": 32,
@@ -52,26 +52,14 @@ class TestTimm:
         [
             ({"depth": 2}, r"lacks.*blocks\.2"),
             ({"embed_dim": 128}, "other shapes.*128"),
-            ({"init_values": 1e-5}, "further parts.*ls1"),
-            ({"reg_tokens": 2}, "further parts.*reg_token|other shapes"),
+            ({"qk_norm": True}, "further parts.*q_norm"),
+            ({"reg_tokens": 2}, "register tokens"),
         ],
     )
     def test_other_architectures_are_refused(self, tmp_path, changes, message):
         save_file(timm_vit(**changes).state_dict(), tmp_path / "vit.safetensors")
         with pytest.raises(RecipeError, match=message):
             build_model(small_section(timm=str(tmp_path / "vit.safetensors")), seed=0)
-
-    def test_hostile_files_are_refused(self, tmp_path):
-        class Evil:
-            def __reduce__(self):
-                return (print, ("run",))
-
-        torch.save({"model": Evil()}, tmp_path / "evil.pth")
-        (tmp_path / "cut.safetensors").write_bytes(b"12")
-        torch.save([1, 2], tmp_path / "list.pth")
-        for name in ("evil.pth", "cut.safetensors", "list.pth"):
-            with pytest.raises(RecipeError, match=name):
-                read_weights(tmp_path / name)
 
     def test_only_for_new_networks(self):
         with pytest.raises(RecipeError, match="new network"):

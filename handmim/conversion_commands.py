@@ -1,0 +1,81 @@
+"""`handmim convert` and `handmim export`: weights of other transformers in, weights and graphs for other programs out.
+
+Nothing heavy is imported before a command runs.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+PRECISIONS = ("float32", "float16", "int8")
+
+
+def add_commands(commands: Any) -> None:
+    """Add these commands to the command line (the sub-parsers of `handmim`)."""
+    _add_convert(commands)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# convert
+
+
+def _add_convert(commands: Any) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="weights of a timm, MAE, DINO, iBOT or DINOv2 transformer in, or a backbone out to timm",
+        description="Writes a backbone to fine-tune (model.pretrained of a recipe), or with --to timm the weights for "
+        "timm.create_model(..., num_classes=0). Prints what became of every weight.",
+    )
+    convert.add_argument(
+        "source", metavar="SOURCE", help="a .safetensors or .pth file, a timm name, dinov2-base, ...; or our checkpoint"
+    )
+    convert.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder; with --to timm a file")
+    convert.add_argument("--to", choices=("handmim", "timm"), default="handmim", help="default: handmim")
+    convert.add_argument("--kind", choices=("timm", "mae", "dino", "ibot", "dinov2"), help="default: found out")
+    convert.add_argument("--size", choices=("tiny", "small", "base", "large"), help="of the backbone, to convert in")
+    convert.add_argument("--image-size", type=int, default=224, metavar="PX", help="side of the crop (default: 224)")
+    convert.add_argument("--patch-size", type=int, default=16, metavar="PX", help="DINOv2 has 14 (default: 16)")
+    convert.set_defaults(run=run_convert, parser=convert)
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """`handmim convert`."""
+    if args.to == "timm":
+        return _convert_to_timm(args.source, args.out)
+    if args.size is None:
+        args.parser.error("--size is needed: tiny, small, base or large")
+    from . import register
+    from .backbone_weights import load_backbone_weights
+    from .configuration_handmim import HandMIMConfig
+    from .image_processing_handmim import HandMIMImageProcessor
+    from .modeling_handmim import HandMIMModel
+
+    register()
+    config = HandMIMConfig.from_size(args.size, image_size=args.image_size, patch_size=args.patch_size)
+    backbone = HandMIMModel(config)
+    print(load_backbone_weights(backbone, args.source, args.kind))
+    backbone.save_pretrained(args.out)
+    HandMIMImageProcessor(size=args.image_size).save_pretrained(args.out)
+    print(f"wrote {args.out}: a backbone to fine-tune, model.pretrained of a recipe")
+    return 0
+
+
+def _convert_to_timm(source: str, out: Path) -> int:
+    from safetensors.torch import save
+
+    from . import register
+    from .atomic_files import atomic_file
+    from .backbone_weights import HALF, timm_state_dict
+    from .errors import InputError
+    from .hand import EMBEDDED_CHECKPOINT, load_network
+
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out must be a .safetensors file, got {out.name!r}")
+    register()
+    model = load_network(EMBEDDED_CHECKPOINT if source == EMBEDDED_CHECKPOINT.name else source, mesh=False)
+    state = timm_state_dict(model)
+    mean, deviation = (" ".join(map(str, values)) for values in HALF)
+    with atomic_file(out) as file:
+        file.write(save(state, metadata={"format": "pt", "pixel_mean": mean, "pixel_std": deviation}))
+    print(f"wrote {out}: {len(state)} weights; pixels are to be normalised with mean and deviation 0.5")
+    return 0
