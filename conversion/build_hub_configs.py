@@ -58,7 +58,8 @@ def definitions() -> list[Definition]:
     found = []
     for size in ("tiny", "small", "base", "large"):
         name = f"handmim-{size}-pretrain"
-        found.append(Definition(name, "HandMIMForPreTraining", pretraining_config(size), RESEARCH, f"handmim-{size}"))
+        recipe = f"pretrain-handmim-{size}"
+        found.append(Definition(name, "HandMIMModel", pretraining_config(size), RESEARCH, recipe))
     for size in ("small", "base", "large"):
         for data, table in (("freihand", "table1"), ("ho3d", "table2")):
             recipe = f"{table}-handmim-{size}"
@@ -75,8 +76,13 @@ def definitions() -> list[Definition]:
 
 
 def pretraining_config(size: str) -> HandMIMConfig:
-    """A backbone to be pre-trained by the paper's method."""
-    return HandMIMConfig.from_size(size, pretraining_config=HandMIMPreTrainingConfig())
+    """The backbone that pre-training by the paper's method releases; there is no recipe for the tiny one."""
+    name = f"pretrain-handmim-{size}"
+    recipe = load_recipe(name) if name in recipe_names() else {"model": {"size": size}, "pretraining": {}}
+    fields = {key: value for key, value in recipe["model"].items() if key not in ("size", "timm", "drop_path_rate")}
+    options = dict(recipe["pretraining"])
+    method = HandMIMPreTrainingConfig.from_method(options.pop("method", "handmim"), **options)
+    return HandMIMConfig.from_size(recipe["model"]["size"], pretraining_config=method, **fields)
 
 
 def recipe_config(name: str, pretrained: HandMIMConfig | None = None) -> HandMIMConfig:
@@ -125,7 +131,7 @@ def count(architecture: str, config: PreTrainedConfig) -> tuple[int, int]:
     parameters = sum(value.numel() for value in build_on_meta(architecture, config).parameters())
     config = copy.deepcopy(config)
     config.hand_model = "open"  # MANO's file is not needed to count what comes before it
-    model = build_on_meta("HandMIMModel" if architecture == "HandMIMForPreTraining" else architecture, config)
+    model = build_on_meta(architecture, config)
     counter = FlopCounterMode(display=False, depth=8)
     # unlike those on "meta", fake tensors have a device, which autocast asks for
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -147,7 +153,7 @@ def status(definition: Definition) -> str:
 
 def described(definition: Definition) -> dict[str, Any]:
     """What the table says about a checkpoint without counting."""
-    has_mesh = definition.architecture != "HandMIMForPreTraining"
+    has_mesh = definition.architecture != "HandMIMModel"
     return {
         "name": definition.name,
         "architecture": definition.architecture,

@@ -23,9 +23,8 @@ class ZooEntry:
         name: Its folder in `hub_configs/`.
         architecture: Public name of the model class.
         image_size: Side of the crop it takes, pixels.
-        parameters: Learned numbers in the checkpoint; of a pre-training checkpoint student, teacher and heads too.
-        flops: Of one crop, two for each multiply-add, without the hand model's arithmetic. Of a pre-training
-            checkpoint: of the backbone that fine-tuning takes from it.
+        parameters: Learned numbers in the checkpoint. Of a pre-trained one: of the backbone, all that is released.
+        flops: Of one crop, two for each multiply-add, without the hand model's arithmetic.
         licence: SPDX name. Weights that learned from data for research only carry that on.
         hand_model: "open" or "mano"; None where there is no mesh head.
         status: "in the wheel", "on the Hub", "recipe only" (train it yourself) or "config only" (no recipe yet).
