@@ -26,7 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers.utils import logging
 
+from handmim.backbone_weights import WeightsError, load_backbone_weights
 from handmim.configuration_handmim import HandMIMConfig
 from handmim.configuration_pretraining_handmim import HandMIMPreTrainingConfig
 from handmim.image_processing_handmim import HandMIMImageProcessor
@@ -36,8 +39,9 @@ from handmim.training.pretraining_data import build_views
 from handmim.training.pretraining_trainer import PreTrainer, PreTrainingArguments
 from handmim.training.recipe import RecipeError
 from handmim.training.runs import arguments_of, read_recipe, run_as_program, write_recipe
-from handmim.training.starting_points import load_timm_weights
 from handmim.training.trainer import last_checkpoint
+
+logger = logging.get_logger(__name__)
 
 REQUIRED = ("model", "pretraining", "data", "training")
 OPTIONAL = ("views", "masks", "release")
@@ -96,7 +100,7 @@ def build_network(section: Mapping[str, Any], pretraining: Mapping[str, Any], se
 
     Args:
         section: `model` of the recipe: size (`HandMIMConfig.from_size`), further fields of `HandMIMConfig`, and
-            timm: weights for teacher and student to start from, see `load_timm_weights`; the paper starts at random.
+            timm: weights for teacher and student to start from, see `backbone_weights`; the paper starts at random.
         pretraining: method (`HandMIMPreTrainingConfig.from_method`), by default HandMIM, and further fields.
         seed: Of new weights.
 
@@ -110,10 +114,13 @@ def build_network(section: Mapping[str, Any], pretraining: Mapping[str, Any], se
     try:
         method = HandMIMPreTrainingConfig.from_method(options.pop("method", "handmim"), **options)
         model = HandMIMForPreTraining(HandMIMConfig.from_size(size, pretraining_config=method, **section))
-    except (ValueError, TypeError) as error:  # strict's own errors are of either type
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise RecipeError(f"model and pretraining: {' '.join(str(error).split())}") from error
     if timm_weights is not None:
-        load_timm_weights(model.backbone, timm_weights)
+        try:
+            logger.warning(str(load_backbone_weights(model.backbone, timm_weights)))
+        except WeightsError as error:
+            raise RecipeError(f"model.timm: {error}") from error
         with torch.no_grad():
             for teacher, student in model.teacher_pairs():
                 student.copy_(teacher)

@@ -89,7 +89,8 @@ class PreTrainingArguments(RunArguments):
 
 def cosine_between(first: float, last: float, progress: float) -> float:
     """From `first` at progress 0 to `last` at 1 along half a cosine."""
-    return last + (first - last) * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
+    share = (1 - math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
+    return first * (1 - share) + last * share
 
 
 class PreTrainer(RunTrainer):
