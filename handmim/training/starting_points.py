@@ -74,7 +74,11 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
 
 
 def _load(source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> HandMIMForMeshEstimation:
-    kinds = HandMIMConfig.from_pretrained(source).architectures or []
+    config = HandMIMConfig.from_pretrained(source)
+    kinds = config.architectures or []
+    if "loss_weights" in changes:  # from_pretrained replaces fields as a whole, unchecked
+        weights = config.loss_weights | changes["loss_weights"]
+        changes = changes | {"loss_weights": HandMIMConfig(loss_weights=weights).loss_weights}
     if not backbone_only and HandMIMForMeshEstimation.__name__ not in kinds:
         raise RecipeError(
             f"{source} lacks a mesh head, it is a {', '.join(kinds) or 'backbone'}: give it as model.pretrained"

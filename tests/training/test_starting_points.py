@@ -100,8 +100,12 @@ class TestCheckpoints:
             build_model({"checkpoint": str(folder / "backbone")}, seed=0)
 
     def test_embedded_checkpoint_by_name(self):
-        model = build_model({"checkpoint": EMBEDDED_CHECKPOINT.name, "loss_weights": {"betas": 3.0}}, seed=0)
-        assert model.dtype == torch.float32 and model.config.loss_weights["betas"] == 3.0
+        section = {"checkpoint": EMBEDDED_CHECKPOINT.name}
+        weights = build_model(section, seed=0).config.loss_weights
+        model = build_model(section | {"loss_weights": {"betas": 3.0}}, seed=0)
+        assert model.dtype == torch.float32 and model.config.loss_weights == weights | {"betas": 3.0}
+        with pytest.raises(Exception, match=r"got \['beta'\]"):
+            build_model(section | {"loss_weights": {"beta": 3.0}}, seed=0)
 
 
 class TestFreezing:
