@@ -58,6 +58,8 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
+        if self.device.type == "cpu":  # pinned memory is for copies to a GPU; PyTorch warns
+            self.dataloader_pin_memory = False
 
     @property
     def device(self) -> torch.device:
