@@ -13,6 +13,7 @@ PRECISIONS = ("float32", "float16", "int8")
 def add_commands(commands: Any) -> None:
     """Add these commands to the command line (the sub-parsers of `handmim`)."""
     _add_convert(commands)
+    _add_export(commands)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -72,10 +73,57 @@ def _convert_to_timm(source: str, out: Path) -> int:
     if out.suffix != ".safetensors":
         raise InputError(f"--out must be a .safetensors file, got {out.name!r}")
     register()
-    model = load_network(EMBEDDED_CHECKPOINT if source == EMBEDDED_CHECKPOINT.name else source, mesh=False)
+    model = load_network(EMBEDDED_CHECKPOINT if source == EMBEDDED_CHECKPOINT.name else source, mesh="any")
     state = timm_state_dict(model)
     mean, deviation = (" ".join(map(str, values)) for values in HALF)
     with atomic_file(out) as file:
         file.write(save(state, metadata={"format": "pt", "pixel_mean": mean, "pixel_std": deviation}))
     print(f"wrote {out}: {len(state)} weights; pixels are to be normalised with mean and deviation 0.5")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# export
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="a mesh model as an ONNX graph or a torch.export program",
+        description="The batch stays open, the crop's size is the model's. MANO's arrays never enter a file.",
+    )
+    export.add_argument("model", nargs="?", metavar="MODEL", help="Hub id or folder (default: the one in the package)")
+    target = export.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "--onnx", type=Path, metavar="FOLDER", help="for HandMIM.from_pretrained(FOLDER, backend='onnx')"
+    )
+    target.add_argument("--torch-export", type=Path, metavar="FILE.pt2", help="for torch.export.load")
+    export.add_argument("--precision", choices=PRECISIONS, default="float32", help="default: float32")
+    export.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """`handmim export`."""
+    import torch
+
+    from . import register
+    from .atomic_files import atomic_file
+    from .hand import EMBEDDED_CHECKPOINT, HandMIMImageProcessor, load_network
+    from .onnx_export import OPSET, export_onnx, export_program
+
+    register()
+    source = EMBEDDED_CHECKPOINT if args.model in (None, EMBEDDED_CHECKPOINT.name) else args.model
+    model = load_network(source, mesh="head")
+    if args.torch_export is not None:
+        program = export_program(model, args.precision)
+        with atomic_file(args.torch_export) as file:
+            torch.export.save(program, file)
+        print(f"wrote {args.torch_export}: {args.precision}, open batch")
+        return 0
+    try:
+        processor = HandMIMImageProcessor.from_pretrained(source)
+    except (OSError, ValueError):  # a folder that a Trainer wrote without a processor
+        processor = None
+    path = export_onnx(model, args.onnx, args.precision, processor)
+    print(f"wrote {path}: {args.precision}, opset {OPSET}, open batch, {path.stat().st_size / 1e6:.1f} MB")
     return 0

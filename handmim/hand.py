@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -162,6 +162,7 @@ class HandMIM:
         dtype: str | torch.dtype | None = None,
         detector: Any = "auto",
         hand_model_path: str | os.PathLike | None = None,
+        backend: Literal["torch", "onnx"] = "torch",
         **hub_kwargs: Any,
     ) -> "HandMIM":
         """Load a checkpoint.
@@ -173,6 +174,7 @@ class HandMIM:
                 in float32 the linear layers are made faster, see `acceleration`; the weights stay what they are.
             detector: what finds hands when no boxes are given: "auto", a name, or an object; see `detection`.
             hand_model_path: MANO file or folder, for checkpoints that need it; None: looked up.
+            backend: "onnx" runs the graph that `handmim export --onnx` wrote, in onnxruntime, in its own precision.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
 
         Raises:
@@ -183,9 +185,15 @@ class HandMIM:
         source = EMBEDDED_CHECKPOINT if name is None else name
         if name is None and not (EMBEDDED_CHECKPOINT / "model.safetensors").is_file():
             raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")
+        if backend not in ("torch", "onnx"):
+            raise InputError(f"backend must be 'torch' or 'onnx', got {backend!r}")
         device, dtype = _device(device), _dtype(dtype)
-        model = load_network(source, dtype, hand_model_path, **hub_kwargs)
-        if device.type == "cpu" and dtype == torch.float32:
+        if backend == "onnx":
+            model: Any = load_graph(source, device, hand_model_path, **hub_kwargs)
+            device = model.device
+        else:
+            model = load_network(source, dtype, hand_model_path, **hub_kwargs)
+        if backend == "torch" and device.type == "cpu" and dtype == torch.float32:
             from .acceleration import optimize_for_inference
 
             optimize_for_inference(model)
@@ -252,7 +260,7 @@ def load_network(
     source: str | os.PathLike,
     dtype: torch.dtype = torch.float32,
     hand_model_path: str | os.PathLike | None = None,
-    mesh: bool = True,
+    mesh: Literal["usable", "head", "any"] = "usable",
     **hub_kwargs: Any,
 ) -> Any:
     """A checkpoint's network, whole, in evaluation mode.
@@ -261,7 +269,7 @@ def load_network(
         source: Hub id or folder.
         dtype: Of its weights.
         hand_model_path: MANO file or folder; None: looked up.
-        mesh: Whether it must have a mesh head, and a hand model that can be used.
+        mesh: Whether it must have a mesh head ("head"), and also a hand model that is there ("usable").
         hub_kwargs: As `HandMIM.from_pretrained` takes them.
 
     Raises:
@@ -280,10 +288,22 @@ def load_network(
         model, report = AutoModel.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **model_kwargs
         )
-    _check_weights(model.eval(), report, name, mesh)
-    if mesh:
+    _check_weights(model.eval(), report, name, mesh != "any")
+    if mesh == "usable":
         model.hand_model.mean_shape_joints()  # a missing MANO file is told now, not at the first picture
     return model
+
+
+def load_graph(
+    source: str | os.PathLike, device: torch.device, hand_model_path: str | os.PathLike | None, **hub_kwargs: Any
+) -> Any:
+    """A checkpoint's exported graph as a network; arguments and errors as `load_network`'s."""
+    from .onnx_network import OnnxNetwork
+
+    with _checkpoint_errors(str(source)):
+        config = AutoConfig.from_pretrained(source, **hub_kwargs)
+        _check_config(config, str(source))
+        return OnnxNetwork.from_pretrained(source, config, device, hand_model_path, **hub_kwargs)
 
 
 def png_bytes(picture: Image.Image) -> bytes:
