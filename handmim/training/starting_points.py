@@ -8,6 +8,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers.utils import logging
 
@@ -54,7 +55,10 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
     hand_model_path = section.pop("hand_model_path", None)
     torch.manual_seed(seed)
     if starts == ["size"]:
-        config = HandMIMConfig.from_size(section.pop("size"), **section)
+        try:
+            config = HandMIMConfig.from_size(section.pop("size"), **section)
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            raise RecipeError(f"model: {' '.join(str(error).split())}") from error
         model = HandMIMForMeshEstimation(config, hand_model_path=hand_model_path)
     else:
         source = section.pop(starts[0])

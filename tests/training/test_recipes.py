@@ -171,6 +171,7 @@ class TestStartOfTheRun:
 
     def test_model(self, roots, tmp_path):
         self.refused(roots, tmp_path, "heigth", "model.heigth=3")
+        self.refused(roots, tmp_path, "model: .*image_size must be a multiple", "model.image_size=33")
         self.refused(roots, tmp_path, "one of size, checkpoint, pretrained", "model.checkpoint=x")
         self.refused(roots, tmp_path, "frozen_blocks.*3", "model.frozen_blocks=3")
         self.refused(roots, tmp_path, "nonesuch", "model.timm=nonesuch")
