@@ -9,12 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_handmim import HandMIMConfig
+from .hand_state import NUM_KEYPOINTS, STATE_SIZE, Correction
 
-NUM_KEYPOINTS = 21
-NUM_ROTATIONS = 16
-NUM_BETAS = 10
-# The head's state: 16 rotations in 6D, betas, and the camera as (log s, tx, ty).
-STATE_SIZE = 6 * NUM_ROTATIONS + NUM_BETAS + 3
 # Focal length in crop sides when no intrinsics are given: a distant camera, close to the orthographic one of PyMAF.
 DEFAULT_FOCAL = 5.0
 # Residual blocks at strides 2, 4, 8 and 16.
@@ -104,13 +100,6 @@ class Upsample(nn.Module):
         return (x @ self.deconv.weight.flatten(1)).unflatten(-1, (-1, 4))
 
 
-class Correction(nn.Linear):
-    """A linear layer that starts near zero, so that training starts from the mean hand (HMR, SPIN, PyMAF).
-
-    A class of its own because transformers asks `_init_weights` only about modules that hold parameters themselves.
-    """
-
-
 class Regressor(nn.Module):
     """Two hidden layers from evidence and the current state to a correction of the state (HMR's error feedback)."""
 
@@ -198,16 +187,6 @@ def soft_argmax(log_probability: Tensor) -> Tensor:
     x = (torch.arange(width, device=probability.device) + 0.5) * (2 / width) - 1
     y = (torch.arange(height, device=probability.device) + 0.5) * (2 / height) - 1
     return torch.stack([probability.sum(-2) @ x, probability.sum(-1) @ y], dim=-1)
-
-
-def ray_rotation(intrinsics: Tensor, size: int) -> Tensor:
-    """The smallest rotation (B, 3, 3) that takes the optical axis to the ray through the centre of the crop."""
-    centre = (size - 1) / 2
-    slope = (centre - intrinsics[:, :2, 2]) / intrinsics[:, (0, 1), (0, 1)]
-    x, y, z = F.normalize(F.pad(slope, (0, 1), value=1.0), dim=-1).unbind(-1)
-    shared = -x * y / (1 + z)
-    rows = [1 - x * x / (1 + z), shared, x, shared, 1 - y * y / (1 + z), y, -x, -y, z]
-    return torch.stack(rows, -1).view(-1, 3, 3)
 
 
 def normalise_pixels(pixels: Tensor, size: int) -> Tensor:

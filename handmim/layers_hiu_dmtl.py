@@ -5,12 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_hiu_dmtl import HIUDMTLConfig
-from .layers_handmim import Correction
+from .hand_state import STATE_SIZE, Correction
 from .targets_hiu_dmtl import BONES
 
-NUM_ROTATIONS, NUM_BETAS = 16, 10
-# 16 rotations in 6D, betas, the camera (log s, tx, ty), and the logarithm of the focal length in crop sides.
-STATE_SIZE = 6 * NUM_ROTATIONS + NUM_BETAS + 4
 # Cells of the regressor's last map, a side: some of where things are must survive the pooling.
 REGRESSOR_CELLS = 4
 
@@ -159,7 +156,10 @@ class MultiTaskBlock(nn.Module):
 
 
 class HandRegressor(nn.Module):
-    """From attended features to a correction of the hand's state; one set of weights for all stacks (section 3.2)."""
+    """From attended features to a correction of the hand's state; one set of weights for all stacks (section 3.2).
+
+    The state is that of `hand_state`, then the logarithm of the focal length in sides of the crop.
+    """
 
     def __init__(self, config: HIUDMTLConfig) -> None:
         super().__init__()
@@ -169,9 +169,9 @@ class HandRegressor(nn.Module):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         self.reduce = nn.Sequential(*layers)
         hidden = config.regressor_hidden_size
-        self.hidden1 = nn.Linear(widths[-1] * REGRESSOR_CELLS**2 + evidence_size(config) + STATE_SIZE, hidden)
+        self.hidden1 = nn.Linear(widths[-1] * REGRESSOR_CELLS**2 + evidence_size(config) + STATE_SIZE + 1, hidden)
         self.hidden2 = nn.Linear(hidden, hidden)
-        self.output = Correction(hidden, STATE_SIZE)
+        self.output = Correction(hidden, STATE_SIZE + 1)
         self.score = nn.Linear(hidden, 1) if config.score_head else None
         self.dropout = nn.Dropout(config.regressor_dropout)
 

@@ -10,30 +10,24 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_handmim import MEAN_GLOBAL_ORIENT, HandMIMConfig
-from .geometry import camera_translation, matrix_to_rot6d, project, rot6d_to_matrix
+from .configuration_handmim import HandMIMConfig
 from .hand_model import HandModel
+from .hand_pretrained import HandPreTrainedModel
+from .hand_state import NUM_KEYPOINTS, decode_hand, mean_state
 from .layers_handmim import (
-    NUM_BETAS,
-    NUM_KEYPOINTS,
-    NUM_ROTATIONS,
-    Correction,
     Rectifier,
     Regressor,
     ResidualStem,
     Upsample,
     default_crop_intrinsics,
     normalise_pixels,
-    ray_rotation,
     sample_points,
     soft_argmax,
 )
 from .losses import (
-    MIN_DEPTH,
     heatmap_keypoint_loss,
     heatmap_loss,
     mesh_losses,
@@ -98,16 +92,10 @@ class HandMIMMeshOutput(ModelOutput):
     iterations: tuple[dict[str, Tensor], ...] | None = None
 
 
-class HandMIMPreTrainedModel(PreTrainedModel):
+class HandMIMPreTrainedModel(HandPreTrainedModel):
     """Initialisation, loading and flags shared by the HandMIM models."""
 
     config_class = HandMIMConfig
-    base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    _supports_sdpa = True
     _no_split_modules = ["Block"]
     # of a pre-trained model everything but its `backbone`
     _keys_to_ignore_on_load_unexpected = [
@@ -117,34 +105,20 @@ class HandMIMPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """iBOT's initialisation; also fills the hand model, whose buffers no checkpoint holds."""
+        """iBOT's initialisation."""
         std = self.config.initializer_range
-        if isinstance(module, Correction):
-            init.xavier_uniform_(module.weight, gain=0.01)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             fan_in = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight[:, 0].numel() // 4
             init.trunc_normal_(module.weight, std=fan_in**-0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-            if isinstance(module, nn.BatchNorm2d):
-                init.zeros_(module.running_mean)
-                init.ones_(module.running_var)
-                init.zeros_(module.num_batches_tracked)
         elif isinstance(module, VisionTransformer):
             init.trunc_normal_(module.pos_embed, std=std)
             init.trunc_normal_(module.cls_token, std=std)
         elif isinstance(module, HandMIMModel) and module.mask_token is not None:
             init.zeros_(module.mask_token)
-        elif isinstance(module, HandModel):
-            module.reset_buffers()
+        else:
+            super()._init_weights(module)
 
 
 class HandMIMModel(HandMIMPreTrainedModel):
@@ -352,36 +326,13 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         return F.log_softmax(logits.flatten(2), dim=-1).view(logits.shape)
 
     def mean_state(self, device: torch.device) -> Tensor:
-        """(109,) flat hand, mean orientation, mean shape, mean camera: where the first estimate starts."""
-        rotations = torch.eye(3, device=device).repeat(NUM_ROTATIONS, 1, 1)
-        rotations[0] = torch.tensor(MEAN_GLOBAL_ORIENT, device=device)
-        scale, x, y = self.config.mean_camera
-        camera = torch.tensor([math.log(scale), x, y], device=device)
-        return torch.cat([matrix_to_rot6d(rotations).flatten(), camera.new_zeros(NUM_BETAS), camera])
+        """(109,) where the first estimate starts."""
+        return mean_state(self.config.mean_camera, device)
 
     def decode(self, state: Tensor, intrinsics: Tensor, size: int) -> dict[str, Tensor]:
-        """State (B, 109) -> parameters, mesh and projection, by the hand model and the perspective camera, float32."""
-        with torch.autocast(state.device.type, enabled=False):
-            rot6d, betas, camera = state.float().split([6 * NUM_ROTATIONS, NUM_BETAS, 3], dim=1)
-            rotmat = rot6d_to_matrix(rot6d.unflatten(1, (NUM_ROTATIONS, 6)))
-            global_orient, hand_pose = rotmat[:, 0], rotmat[:, 1:]
-            if self.config.orientation_frame == "ray":
-                global_orient = ray_rotation(intrinsics, size) @ global_orient
-            scale = camera[:, :1].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
-            camera = torch.cat([scale, camera[:, 1:]], dim=1)
-            hand = self.hand_model(global_orient, hand_pose, betas)
-            translation = camera_translation(camera, intrinsics, size) - hand.joints[:, 0]
-            joints = hand.joints + translation[:, None]
-            return {
-                "vertices": hand.vertices + translation[:, None],
-                "joints": joints,
-                "keypoints_2d": project(joints, intrinsics, MIN_DEPTH),
-                "global_orient": global_orient,
-                "hand_pose": hand_pose,
-                "betas": betas,
-                "camera": camera,
-                "translation": translation,
-            }
+        """State (B, 109) -> parameters, mesh and projection, float32; see `hand_state.decode_hand`."""
+        along_ray = self.config.orientation_frame == "ray"
+        return decode_hand(self.hand_model, state, intrinsics, size, along_ray)
 
     def compute_loss(
         self,

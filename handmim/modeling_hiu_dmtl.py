@@ -6,19 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_handmim import MEAN_GLOBAL_ORIENT
 from .configuration_hiu_dmtl import HIUDMTLConfig
 from .criterion_hiu_dmtl import HandUnderstandingLoss
-from .geometry import camera_translation, matrix_to_rot6d, project, rot6d_to_matrix
 from .hand_model import HandModel
-from .layers_handmim import Correction, ray_rotation
+from .hand_pretrained import HandPreTrainedModel
+from .hand_state import MAX_LOG_SCALE, STATE_SIZE, decode_hand, mean_state
 from .layers_hiu_dmtl import (
-    NUM_BETAS,
-    NUM_ROTATIONS,
     HandRegressor,
     MapHead,
     MultiTaskBlock,
@@ -27,11 +23,6 @@ from .layers_hiu_dmtl import (
     soft_argmax,
 )
 from .targets_hiu_dmtl import BONES
-
-# exp keeps s positive; beyond these bounds the hand would be 1/20 or 20 times as large as the crop.
-MAX_LOG_SCALE = 3.0
-# Points are projected from at least this depth (metres), so that none behind the camera gives infinite pixels.
-MIN_DEPTH = 0.02
 
 
 @dataclass
@@ -88,43 +79,24 @@ class HIUDMTLOutput(ModelOutput):
     stacks: tuple[dict[str, Tensor], ...] | None = None
 
 
-class HIUDMTLPreTrainedModel(PreTrainedModel):
+class HIUDMTLPreTrainedModel(HandPreTrainedModel):
     """Initialisation, loading and flags shared by the HIU-DMTL models."""
 
     config_class = HIUDMTLConfig
-    base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    _supports_sdpa = True
     _no_split_modules = ["MultiTaskBlock"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """He et al. 2015 for convolutions; also fills the hand model, whose buffers no checkpoint holds."""
-        if isinstance(module, MapHead):
-            init.normal_(module.weight, std=0.001)
-            init.zeros_(module.bias)
-        elif isinstance(module, Correction):
-            init.xavier_uniform_(module.weight, gain=0.01)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        """He et al. 2015 for convolutions, but for those that start near zero."""
+        if isinstance(module, nn.Conv2d):
+            if isinstance(module, MapHead):
+                init.normal_(module.weight, std=0.001)
+            else:
+                init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=self.config.initializer_range)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-            if isinstance(module, nn.BatchNorm2d):
-                init.zeros_(module.running_mean)
-                init.ones_(module.running_var)
-                init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, HandModel):
-            module.reset_buffers()
+        else:
+            super()._init_weights(module)
 
 
 class HIUDMTLModel(HIUDMTLPreTrainedModel):
@@ -255,41 +227,18 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         return score
 
     def mean_state(self, device: torch.device) -> Tensor:
-        """(110,) flat hand, mean orientation, mean shape, mean camera and focal length."""
-        rotations = torch.eye(3, device=device).repeat(NUM_ROTATIONS, 1, 1)
-        rotations[0] = torch.tensor(MEAN_GLOBAL_ORIENT, device=device)
-        scale, x, y = self.config.mean_camera
-        camera = torch.tensor([math.log(scale), x, y, math.log(self.config.mean_focal)], device=device)
-        return torch.cat([matrix_to_rot6d(rotations).flatten(), camera.new_zeros(NUM_BETAS), camera])
+        """(110,) where the first stack starts: the mean hand, and the mean focal length."""
+        focal = torch.tensor([math.log(self.config.mean_focal)], device=device)
+        return torch.cat([mean_state(self.config.mean_camera, device), focal])
 
     def decode(self, state: Tensor, intrinsics: Tensor | None, size: int) -> dict[str, Tensor]:
         """State (B, 110) -> parameters, mesh and projection through the given or the estimated camera, float32."""
-        with torch.autocast(state.device.type, enabled=False):
-            rot6d, betas, camera, log_focal = state.float().split([6 * NUM_ROTATIONS, NUM_BETAS, 3, 1], dim=1)
-            log_focal = log_focal.squeeze(1).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
-            if intrinsics is None:
-                intrinsics = centred_intrinsics(log_focal.exp() * size, size)
-            rotmat = rot6d_to_matrix(rot6d.unflatten(1, (NUM_ROTATIONS, 6)))
-            # The network sees the crop as if its centre were the principal point; the true camera looks at it sideways.
-            global_orient = ray_rotation(intrinsics, size) @ rotmat[:, 0]
-            scale = camera[:, :1].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
-            camera = torch.cat([scale, camera[:, 1:]], dim=1)
-            hand = self.hand_model(global_orient, rotmat[:, 1:], betas)
-            translation = camera_translation(camera, intrinsics, size) - hand.joints[:, 0]
-            joints = hand.joints + translation[:, None]
-            in_front = torch.cat([joints[..., :2], joints[..., 2:].clamp(min=MIN_DEPTH)], dim=-1)
-            return {
-                "vertices": hand.vertices + translation[:, None],
-                "joints": joints,
-                "keypoints_2d": project(in_front, intrinsics),
-                "global_orient": global_orient,
-                "hand_pose": rotmat[:, 1:],
-                "betas": betas,
-                "camera": camera,
-                "translation": translation,
-                "intrinsics": intrinsics,
-                "log_focal": log_focal,
-            }
+        log_focal = state[:, STATE_SIZE].float().clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
+        if intrinsics is None:
+            intrinsics = centred_intrinsics(log_focal.exp() * size, size)
+        # The network sees the crop as if its centre were the principal point; the true camera looks at it sideways.
+        hand = decode_hand(self.hand_model, state[:, :STATE_SIZE], intrinsics, size, along_ray=True)
+        return hand | {"intrinsics": intrinsics, "log_focal": log_focal}
 
 
 def centred_intrinsics(focal: Tensor, size: int) -> Tensor:

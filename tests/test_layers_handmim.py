@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from handmim.configuration_handmim import HandMIMConfig
 from handmim.geometry import default_intrinsics
+from handmim.hand_state import ray_rotation
 from handmim.layers_handmim import (
     STATE_SIZE,
     Regressor,
@@ -15,7 +16,6 @@ from handmim.layers_handmim import (
     Upsample,
     default_crop_intrinsics,
     normalise_pixels,
-    ray_rotation,
     sample_points,
     soft_argmax,
 )
