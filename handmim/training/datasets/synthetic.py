@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...synthesis import generate
+from ...synthesis.photos import photo_tiles
 from .items import HandItems, Item
 
 # What the generator gives beside what forward takes.
@@ -27,6 +29,7 @@ class SyntheticHands(HandItems):
         negatives: Share of pictures without a right hand, which teach the score; see ``handmim.synthesis.generate``.
         first: Index of the first sample, to hold out a range of a seed.
         labels: Which labels to yield; None takes all but the mask. ``hand`` is always there.
+        background_photos: Folder of photos without hands, shown behind half of the hands; None: patterns only.
         new_each_epoch: Sample ``i`` of epoch ``e`` is the image of (seed, e * length + i), so that none returns.
     """
 
@@ -42,6 +45,7 @@ class SyntheticHands(HandItems):
         negatives: float | None = None,
         first: int = 0,
         labels: Sequence[str] | None = None,
+        background_photos: str | Path | None = None,
         new_each_epoch: bool = False,
     ) -> None:
         super().__init__()
@@ -50,6 +54,8 @@ class SyntheticHands(HandItems):
         self.length, self.seed, self.size, self.first = length, seed, size, first
         self.labels, self.new_each_epoch = labels, new_each_epoch
         self.options: dict[str, Any] = {} if negatives is None else {"negatives": negatives}
+        if background_photos is not None:
+            self.options["background_photos"] = photo_tiles(background_photos)
 
     def __len__(self) -> int:
         return self.length
