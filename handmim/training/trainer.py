@@ -18,11 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from handmim.errors import HandMIMError
 from handmim.geometry import similarity_align
 from handmim.training.ema import WeightAverage
 from handmim.training.optim import build_optimizer, parameter_groups
+
+logger = logging.get_logger(__name__)
 
 METRICS = ("pa_mpjpe", "pa_mpvpe", "mpjpe")
 MILLIMETRES = 1000.0
@@ -60,6 +63,11 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.device.type == "cpu":  # pinned memory is for copies to a GPU; PyTorch warns
             self.dataloader_pin_memory = False
+        if self.n_gpu > 1:  # transformers would use DataParallel, whose replicas lose what forward writes to buffers
+            logger.warning(
+                f"one of {self.n_gpu} GPUs is used; for all of them run torchrun, as the command's --help says"
+            )
+            self._n_gpu = 1
 
     @property
     def device(self) -> torch.device:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from fabricate_datasets.folder import write_folder
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from handmim import HandMIMConfig, HandMIMForMeshEstimation
 from handmim.training.augmentation import Augmentation
@@ -193,6 +193,13 @@ def test_layer_decay_reaches_the_optimiser(tmp_path):
         trainer = make_trainer(tmp_path, SyntheticHands(4, seed=1, size=32), layer_decay=0.5, **optimiser)
         rates = {group["lr"] for group in trainer.create_optimizer().param_groups}
         assert rates == {1e-3, 5e-4, 2.5e-4}
+
+
+def test_one_gpu_a_process(tmp_path, monkeypatch):
+    """DataParallel would lose running means: without torchrun one GPU is used of several."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: vars(self).get("_n_gpu") or 4))
+    arguments = HandMIMTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
+    assert arguments.n_gpu == 1 and arguments.train_batch_size == 8
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path):
