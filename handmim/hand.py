@@ -21,6 +21,7 @@ from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_r
 from .images import is_single_image, load_image
 from .mano_files import ManoFileError, ManoFileNotFoundError
 from .pipeline_hand_mesh import HandMeshPipeline
+from .zoo import near_names
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "assets" / "handmim-tiny-open"
 MESH_FORMATS = ("glb", "obj", "ply")
@@ -356,7 +357,9 @@ def _checkpoint_errors(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if _is_damaged(name):
             raise ModelError(f"the checkpoint {name} has a damaged config.json; download it again") from error
-        raise ModelError(f"no checkpoint could be loaded from {name!r} ({_first_line(error)})") from error
+        near = [] if Path(name).exists() else near_names(name)
+        hint = f"; checkpoints of the zoo with near names: {', '.join(near)}" if near else ""
+        raise ModelError(f"no checkpoint could be loaded from {name!r} ({_first_line(error)}){hint}") from error
 
 
 def _is_damaged(name: str) -> bool:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor
 
 from conversion.build_hub_configs import OUT, build_on_meta, count, definitions, described, write_configs
+from handmim import HandMIM
 from handmim.cli import main
 from handmim.commands import zoo_table
 from handmim.errors import ModelError
@@ -83,6 +84,11 @@ def test_names_are_found_and_near_ones_listed() -> None:
         find("handmim-smal-freihand")
     with pytest.raises(ModelError, match="hiu-dmtl-8stack"):
         find("resnet")
+
+
+def test_loading_an_unknown_name_lists_near_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="near names: handmim-base-freihand"):
+        HandMIM.from_pretrained("handmim-base-freehand", local_files_only=True)
 
 
 def test_info_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
