@@ -1,4 +1,4 @@
-"""Every pre-training recipe runs in miniature, loads into a mesh model, goes on where it stopped, and tells errors."""
+"""Every pre-training recipe runs in miniature, loads into a mesh model, and goes on where it stopped."""
 
 import json
 import logging
@@ -14,36 +14,21 @@ from fabricate_datasets import coco_wholebody, youtube3d
 from fabricate_datasets.freihand import write_freihand
 from fabricate_datasets.scenes import make_scenes
 from killed_runs import Runs
-from PIL import Image
+from pretraining_miniature import SHORT, TINY, TINY_METHOD, log_lines, tiny_recipe, write_pictures
 from transformers import TrainerCallback
 
 from handmim.cli import build_parser
-from handmim.errors import HandMIMError
 from handmim.modeling_handmim import HandMIMForMeshEstimation
 from handmim.modeling_pretraining_handmim import HandMIMForPreTraining
 from handmim.training import pretraining
-from handmim.training.datasets.images import FolderImages
-from handmim.training.datasets.sample import DataError
-from handmim.training.datasets.view_pairs import ViewPairs
 from handmim.training.finetuning import prepare_recipe as prepare_finetuning
 from handmim.training.pretraining import build_network, prepare_recipe, pretrain
 from handmim.training.pretraining_trainer import PreTrainer, PreTrainingArguments, cosine_between
 from handmim.training.recipe import RecipeError, load_recipe, recipe_names
 from handmim.training.starting_points import build_model
-from handmim.training.trainer import NonFiniteLossError, OutOfMemory, last_checkpoint
-from handmim.training.views import ViewAugmentation
+from handmim.training.trainer import last_checkpoint
 
 RECIPES = [name for name in recipe_names() if name.startswith("pretrain-")]
-# Two blocks and small views; patches of 4 px, of which the pixel decoder makes two stages.
-TINY: dict[str, Any] = {
-    "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2, "feature_layers": [1, 2], "image_size": 32,
-    "patch_size": 4,
-}  # fmt: skip
-TINY_METHOD: dict[str, Any] = {"projection_hidden_size": 48, "projection_size": 16, "decoder_channels": [16, 8]}
-SHORT: dict[str, Any] = {
-    "batch_size": 4, "max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "logging_steps": 1,
-    "dataloader_num_workers": 0, "dataloader_persistent_workers": False, "dataloader_pin_memory": False,
-}  # fmt: skip
 HEAD: dict[str, Any] = {
     "num_feedback": 1, "feature_channels": [16], "point_channels": [16, 8], "regressor_hidden_size": 32,
 }  # fmt: skip
@@ -58,38 +43,9 @@ TERMS = {
 }
 
 
-def noise(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(40, 216, shape, dtype=np.uint8)
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree of ten pictures: RGB, grey, CMYK, 16 bit, with a palette, with transparency."""
-    root = tmp_path_factory.mktemp("pictures")
-    (root / "a" / "b").mkdir(parents=True)
-    for number in range(5):
-        Image.fromarray(noise(number, 48, 40 + 4 * number, 3)).save(root / "a" / f"{number}.png")
-    rgb = Image.fromarray(noise(9, 40, 40, 3))
-    Image.fromarray(noise(5, 40, 40)).save(root / "grey.png")
-    rgb.convert("CMYK").save(root / "a" / "cmyk.jpg")
-    deep = np.linspace(20000, 50000, 48 * 48).reshape(48, 48).astype(np.uint16)
-    Image.fromarray(deep).save(root / "a" / "deep.png")
-    rgb.convert("P").save(root / "a" / "b" / "palette.png")
-    rgb.convert("RGBA").save(root / "a" / "b" / "alpha.webp")
-    return root
-
-
-def tiny_recipe(root: Path | None, method: str = "handmim", **training: Any) -> dict[str, Any]:
-    options = TINY_METHOD | ({"num_prototypes": 24} if method == "ibot" else {})
-    data = (
-        [{"name": "synthetic", "length": 12, "size": 40}] if root is None else [{"name": "folder", "root": str(root)}]
-    )
-    return {
-        "model": TINY | {"drop_path_rate": 0.2},
-        "pretraining": {"method": method, **options},
-        "data": data,
-        "training": SHORT | training,
-    }
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 def settings_of(recipe: dict[str, Any], root: Path) -> list[str]:
@@ -98,11 +54,6 @@ def settings_of(recipe: dict[str, Any], root: Path) -> list[str]:
         sections["pretraining"] = TINY_METHOD | {"num_prototypes": 24}
     settings = [f"{section}.{key}={value}" for section, values in sections.items() for key, value in values.items()]
     return [*settings, "model.size=tiny", f"data=[{{name: folder, root: {root}}}]"]
-
-
-def log_lines(folder: Path, step: int) -> list[dict[str, float]]:
-    state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
-    return [line for line in state["log_history"] if "loss" in line]
 
 
 class TestRecipes:
@@ -375,151 +326,3 @@ class TestResume:
         one, two = ([line["loss"] for line in log_lines(tmp_path / run, 20)] for run in ("one", "two"))
         assert len(one) == 20 and max(one) - min(one) > 1e-3
         np.testing.assert_allclose(two, one, rtol=1e-4)
-
-
-class Spoil(TrainerCallback):
-    """Makes a weight of the student infinite after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step == self.step:
-            with torch.no_grad():
-                model.student.encoder.blocks[0].mlp.fc1.weight[0, 0] = torch.inf
-
-
-class TestBadLosses:
-    def test_run_stops_and_names_the_pictures(self, pictures, tmp_path, monkeypatch):
-        class Spoilt(PreTrainer):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs)
-                self.callback_handler.callbacks.append(Spoil(3))
-                # what the checkpoint of that step holds is still good
-                self._maybe_log_save_evaluate = lambda *a, **k: (
-                    None if self.state.global_step == 3 else super(Spoilt, self)._maybe_log_save_evaluate(*a, **k)
-                )
-
-        monkeypatch.setattr(pretraining, "PreTrainer", Spoilt)
-        with pytest.raises(
-            NonFiniteLossError, match=r"step 4: the loss is nan.*\d \(.*\.(png|jpg|webp)\).*checkpoint-2.*learning_rate"
-        ):
-            pretrain(tiny_recipe(pictures, max_steps=6, save_steps=1), tmp_path)
-        assert last_checkpoint(tmp_path).endswith("checkpoint-2")
-
-    def test_long_batches_go_to_a_file(self, pictures, tmp_path, monkeypatch):
-        for number in range(12):
-            Image.fromarray(noise(number, 32, 32, 3)).save(tmp_path / f"{number}.png")
-        monkeypatch.setattr(pretraining.PreTrainer, "logged_terms", lambda self, outputs: {})
-        forward = HandMIMForPreTraining.forward
-
-        def spoilt(self, **inputs: Any) -> Any:
-            output = forward(self, **inputs)
-            output.loss = output.loss * torch.nan
-            return output
-
-        monkeypatch.setattr(HandMIMForPreTraining, "forward", spoilt)
-        recipe = tiny_recipe(tmp_path, batch_size=20)
-        recipe["data"].append({"name": "folder", "root": str(pictures)})
-        with pytest.raises(NonFiniteLossError, match=r"and 4 more, listed in .*bad_batch\.txt.*none was saved yet"):
-            pretrain(recipe, tmp_path / "out")
-        (listing,) = (tmp_path / "out").glob("*bad_batch.txt")
-        assert len(listing.read_text().splitlines()) == 20
-
-    @pytest.mark.parametrize(
-        "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] can't allocate memory")]
-    )
-    def test_memory(self, pictures, tmp_path, monkeypatch, error):
-        def full(self, **inputs: Any) -> Any:
-            raise error
-
-        monkeypatch.setattr(HandMIMForPreTraining, "forward", full)
-        with pytest.raises(
-            OutOfMemory, match="no memory left for 4.*accumulation_steps=2.*checkpointing=true"
-        ) as caught:
-            pretrain(tiny_recipe(pictures), tmp_path)
-        assert isinstance(caught.value, HandMIMError)
-
-    def test_other_errors_pass(self, pictures, tmp_path, monkeypatch):
-        def wrong(self, **inputs: Any) -> Any:
-            raise RuntimeError("shapes")
-
-        monkeypatch.setattr(HandMIMForPreTraining, "forward", wrong)
-        with pytest.raises(RuntimeError, match="^shapes$"):
-            pretrain(tiny_recipe(pictures), tmp_path)
-
-
-class TestBadPictures:
-    def test_every_mode_is_seen(self, pictures):
-        data = ViewPairs(FolderImages(pictures), ViewAugmentation(size=32), seed=1, broken="fatal")
-        views = data.__getitems__(range(10))["pixel_values"].float()
-        assert len(data) == 10
-        assert (views.flatten(2).mean(-1) > 20).all() and (views.flatten(2).std(-1) > 2).all()
-
-    def test_folders(self, tmp_path):
-        with pytest.raises(DataError, match="holds no picture"):
-            pretrain(tiny_recipe(tmp_path), tmp_path / "out")
-        with pytest.raises(DataError, match="nowhere"):
-            pretrain(tiny_recipe(tmp_path / "nowhere"), tmp_path / "out")
-        Image.fromarray(noise(0, 40, 40, 3)).save(tmp_path / "one.png")
-        with pytest.raises(RecipeError, match="1 pictures.*batch of 4.*batch_size"):
-            pretrain(tiny_recipe(tmp_path), tmp_path / "out")
-
-    @pytest.fixture()
-    def faulty(self, pictures, tmp_path) -> Path:
-        """Cut short, smaller than a patch, no picture at all."""
-        shutil.copytree(pictures, tmp_path / "pictures")
-        whole = (pictures / "a" / "0.png").read_bytes()
-        (tmp_path / "pictures" / "cut.png").write_bytes(whole[: len(whole) // 2])
-        Image.fromarray(noise(0, 3, 3, 3)).save(tmp_path / "pictures" / "dot.png")
-        (tmp_path / "pictures" / "text.jpg").write_text("no picture")
-        return tmp_path / "pictures"
-
-    def test_skipped_and_named(self, faulty, tmp_path, caplog):
-        with caplog.at_level(logging.WARNING):
-            pretrain(tiny_recipe(faulty, max_steps=6), tmp_path / "out")
-        for name in ("cut.png", "dot.png", "text.jpg"):
-            assert sum(name in record.getMessage() for record in caplog.records) <= 1
-        assert "text.jpg" in caplog.text and "cut.png" in caplog.text
-        assert log_lines(tmp_path / "out", 6)[-1]["skipped_images"] >= 2
-
-    def test_fatal(self, faulty, tmp_path):
-        with pytest.raises(DataError, match=r"(cut|dot|text)\."):
-            pretrain(tiny_recipe(faulty, max_steps=3, broken_images="fatal"), tmp_path / "out")
-
-    def test_nothing_readable(self, tmp_path):
-        for number in range(5):
-            (tmp_path / f"{number}.png").write_text("no picture")
-        with pytest.raises(DataError, match="in a row cannot be read.*png"):
-            pretrain(tiny_recipe(tmp_path), tmp_path / "out")
-
-
-class TestStartOfTheRun:
-    @pytest.mark.parametrize(
-        "section, change, message",
-        [
-            ("model", {"heigth": 3}, "model has unknown fields heigth"),
-            ("model", {"size": "giant"}, "giant"),
-            ("model", {"feature_layers": [2]}, "feature_layers"),
-            ("pretraining", {"method": "moco"}, "method must be one of.*moco"),
-            ("pretraining", {"pose_wieght": 1}, "pretraining has unknown fields pose_wieght"),
-            ("pretraining", {"student_temperature": 0}, "student_temperature"),
-            ("training", {"max_stepz": 1}, "max_stepz.*PreTrainingArguments"),
-            ("training", {"ema_decay": 0.9}, "ema_decay"),
-            ("views", {"flip": True}, "views must be a mapping of.*flip"),
-            ("views", {"area": [0, 1]}, "area"),
-            ("masks", {"kind": "stripes"}, "stripes"),
-            ("data", [], "list of collections"),
-            ("data", [{"root": "x"}], "data.0.*name"),
-            ("data", [{"name": "synthetic"}], "data.0.*length"),
-            ("data", [{"name": "synthetic", "length": 9, "colour": 1}], "data.0.*colour"),
-            ("data", [{"name": "folder"}], "data.0.*--data folder=FOLDER"),
-            ("data", [{"name": "imagenet", "root": "x"}], "imagenet"),
-            ("data", [{"name": "freihand", "root": "x", "colour": 1}], "data.0.*colour"),
-        ],
-    )
-    def test_wrong_values_are_told(self, tmp_path, section, change, message):
-        recipe = tiny_recipe(None)
-        recipe[section] = change if isinstance(change, list) else recipe.get(section, {}) | change
-        with pytest.raises((RecipeError, DataError), match=message):
-            pretrain(recipe, tmp_path)
