@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from .conversion_commands import add_commands as add_conversion
     from .evaluation.commands import add_commands as add_evaluation
+    from .feature_commands import add_commands as add_features
     from .training.commands import add_commands as add_training
 
     parser = argparse.ArgumentParser(prog="handmim", description="3D hand meshes from single pictures.")
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_mano(commands)
     _add_synthesize(commands)
     add_training(commands)
+    add_features(commands)
     add_evaluation(commands)
     add_conversion(commands)
     info = commands.add_parser("info", help="versions, hand models, detectors, device")
