@@ -78,6 +78,14 @@ class TestBadLosses:
         (listing,) = (tmp_path / "out").glob("*bad_batch.txt")
         assert len(listing.read_text().splitlines()) == 20
 
+    def test_collapse_is_told_once(self, pictures, tmp_path, monkeypatch, caplog):
+        terms = PreTrainer.logged_terms
+        flat = {"feature_spread": torch.tensor(0.001)}
+        monkeypatch.setattr(PreTrainer, "logged_terms", lambda self, outputs: terms(self, outputs) | flat)
+        with caplog.at_level(logging.WARNING):
+            pretrain(tiny_recipe(pictures), tmp_path)
+        assert sum("training has collapsed" in record.getMessage() for record in caplog.records) == 1
+
     @pytest.mark.parametrize(
         "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] can't allocate memory")]
     )
