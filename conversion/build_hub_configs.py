@@ -65,9 +65,8 @@ def definitions() -> list[Definition]:
             recipe = f"{table}-handmim-{size}"
             config = recipe_config(recipe, pretraining_config(size))
             found.append(Definition(f"handmim-{size}-{data}", "HandMIMForMeshEstimation", config, RESEARCH, recipe))
-    for size, config in (("tiny", recipe_config("handmim-tiny-open")), ("small", small_open_config())):
-        name = f"handmim-{size}-open"
-        found.append(Definition(name, "HandMIMForMeshEstimation", config, FREE, name))
+    for name in ("handmim-tiny-open", "handmim-small-open"):
+        found.append(Definition(name, "HandMIMForMeshEstimation", recipe_config(name), FREE, name))
     for stacks in (1, 2, 4, 8):
         name = f"hiu-dmtl-{stacks}stack"
         config = HIUDMTLConfig(num_stacks=stacks, hand_model="mano")
@@ -76,9 +75,8 @@ def definitions() -> list[Definition]:
 
 
 def pretraining_config(size: str) -> HandMIMConfig:
-    """The backbone that pre-training by the paper's method releases; there is no recipe for the tiny one."""
-    name = f"pretrain-handmim-{size}"
-    recipe = load_recipe(name) if name in recipe_names() else {"model": {"size": size}, "pretraining": {}}
+    """The backbone that pre-training by the paper's method releases."""
+    recipe = load_recipe(f"pretrain-handmim-{size}")
     fields = {key: value for key, value in recipe["model"].items() if key not in ("size", "timm", "drop_path_rate")}
     options = dict(recipe["pretraining"])
     method = HandMIMPreTrainingConfig.from_method(options.pop("method", "handmim"), **options)
@@ -93,13 +91,6 @@ def recipe_config(name: str, pretrained: HandMIMConfig | None = None) -> HandMIM
         return HandMIMConfig.from_size(section["size"], **fields)
     config = copy.deepcopy(pretrained)
     return type(config)(**(config_fields(config) | fields))
-
-
-def small_open_config() -> HandMIMConfig:
-    """ViT-S at the paper's resolution with the additions of handmim-tiny-open, for the open hand and synthetic data."""
-    tiny = load_recipe("handmim-tiny-open")["model"]
-    names = ("orientation_frame", "score_head", "heatmap_evidence", "loss_weights")
-    return HandMIMConfig.from_size("small", **{name: tiny[name] for name in names})
 
 
 def config_fields(config: PreTrainedConfig) -> dict[str, Any]:
