@@ -14,6 +14,7 @@ Only another grid of positions or another patch size is resampled, as timm does,
 """
 
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: Too large, or not such a file.
     """
-    if path.stat().st_size > MAX_WEIGHT_BYTES:
+    if max(path.stat().st_size, _unpacked_size(path)) > MAX_WEIGHT_BYTES:
         raise WeightsError(f"{path} is larger than {MAX_WEIGHT_BYTES >> 30} GiB; it holds no vision transformer")
     try:
         if path.suffix == ".safetensors":
@@ -195,8 +196,20 @@ def _load_pth(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def _unpacked_size(path: Path) -> int:
+    """Bytes that a .pth, which is an archive, says to hold: a small file may be packed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # another format, or damaged: told when it is read
+        return 0
+
+
 def _is_entry(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor) and not value.is_sparse
+    """Whether this is a named tensor as long as its memory: one that repeats a number may claim any size."""
+    if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,13 +217,33 @@ def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save({"model": {"cls_token": torch.zeros(1)}, "args": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"12")
     (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "half.pth")
+    (tmp_path / "half.pth").write_bytes((tmp_path / "half.pth").read_bytes()[100:])
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"model": {"a": 3}}, tmp_path / "number.pth")
     torch.save({"model": {"a": {"b": torch.zeros(1)}}}, tmp_path / "nested.pth")
-    for name in ("evil.pth", "cut.safetensors", "empty.pth", "list.pth", "number.pth", "nested.pth"):
+    torch.save({"a": torch.zeros(1).expand(10**9, 10**9)}, tmp_path / "endless.pth")
+    for name in (
+        "evil.pth",
+        "cut.safetensors",
+        "empty.pth",
+        "half.pth",
+        "list.pth",
+        "number.pth",
+        "nested.pth",
+        "endless.pth",
+    ):
         with pytest.raises(WeightsError, match=name):
             load_backbone_weights(backbone(), tmp_path / name)
     assert not (tmp_path / "executed").exists()
+    torch.save({"a": torch.zeros(500_000)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", 8) as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    assert (tmp_path / "packed.pth").stat().st_size < 100_000
+    monkeypatch.setattr(weights, "MAX_WEIGHT_BYTES", 1_000_000)
+    with pytest.raises(WeightsError, match="packed.pth is larger than"):
+        load_backbone_weights(backbone(), tmp_path / "packed.pth")
     monkeypatch.setattr(weights, "MAX_WEIGHT_BYTES", 1)
     with pytest.raises(WeightsError, match="larger than"):
         load_backbone_weights(backbone(), tmp_path / "list.pth")
