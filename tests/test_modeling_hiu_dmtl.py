@@ -1,10 +1,12 @@
 """Tests of the HIU-DMTL models."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from stub_network import picture
 from torch import Tensor
 
 from handmim.configuration_hiu_dmtl import HIUDMTLConfig
@@ -146,6 +148,20 @@ def test_self_supervision_is_for_unlabelled_samples_only() -> None:
     inputs["labels"] = drop(inputs["labels"], 0, "mask", "keypoints_2d")
     partly = model(**inputs).losses
     assert partly["self_mask"] > 0 and partly["self_keypoints"] > 0
+
+
+def test_the_front_door_takes_its_checkpoints(tmp_path: Path) -> None:
+    from handmim import HandMIM, HandMIMImageProcessor
+
+    make(score_head=True).save_pretrained(tmp_path)
+    HandMIMImageProcessor(size=SIZE).save_pretrained(tmp_path)
+    model = HandMIM.from_pretrained(tmp_path, detector="whole-image")
+    right, left = model(picture(), boxes=[[5, 5, 60, 60], [40, 10, 100, 80]], handedness=["right", "left"])
+    assert (right.handedness, left.handedness) == ("right", "left") and 0 < right.score < 1
+    assert right.vertices.shape == left.vertices.shape == (1649, 3)
+    for hand in (right, left):
+        pixels = project(torch.from_numpy(hand.joints), torch.from_numpy(hand.intrinsics).float())
+        torch.testing.assert_close(pixels, torch.from_numpy(hand.keypoints_2d), atol=0.05, rtol=1e-4)
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
