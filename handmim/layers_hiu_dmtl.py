@@ -1,5 +1,7 @@
 """Layers of HIU-DMTL: stem, encoder, decoders, task attention, regressor (sections 3.1 and 3.2 of the paper)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -165,7 +167,7 @@ class HandRegressor(nn.Module):
         super().__init__()
         widths = [config.hidden_size, *config.regressor_channels]
         layers: list[nn.Module] = []
-        for before, width in zip(widths, widths[1:], strict=False):
+        for before, width in pairwise(widths):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         self.reduce = nn.Sequential(*layers)
         hidden = config.regressor_hidden_size

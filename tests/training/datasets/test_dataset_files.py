@@ -37,7 +37,7 @@ def test_inside_follows_links(tmp_path: Path) -> None:
     (root / "loop").symlink_to(root / "loop")
     (tmp_path / "link").symlink_to(root)
     assert files.inside(tmp_path / "link", "good/a.jpg") == tmp_path / "link" / "good" / "a.jpg"
-    for name in ("bad/a.jpg", "bad/root/a.jpg/../../x"):
+    for name in ("bad/a.jpg", f"bad/{root.name}/a.jpg/../../x"):
         with pytest.raises(DataError):
             files.inside(root, name)
 
