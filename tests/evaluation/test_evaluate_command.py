@@ -36,6 +36,11 @@ def ho3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def ho3d_v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ho3d(tmp_path_factory.mktemp("data") / "HO3D_v3", 3, "evaluation", make_scenes(COUNT))
+
+
+@pytest.fixture(scope="module")
 def mano(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A checkpoint with random weights on the fabricated MANO, whose card names a training set."""
     from handmim import HandMIMConfig, HandMIMForMeshEstimation, HandMIMImageProcessor
@@ -68,12 +73,17 @@ def check_portable(report: dict, *folders: Path) -> None:
     assert ': "/' not in text and '["/' not in text
 
 
-@pytest.mark.parametrize("name", ["freihand", "ho3d-v2"])
+@pytest.mark.parametrize(("name", "data"), [("freihand", "freihand"), ("ho3d-v2", "ho3d"), ("ho3d-v3", "ho3d_v3")])
 def test_official_benchmarks(
-    name: str, freihand: Path, ho3d: Path, mano: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+    name: str,
+    data: str,
+    request: pytest.FixtureRequest,
+    mano: SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """A MANO model's report and submission; the submission alone gives the same official figures."""
-    root, out = freihand if name == "freihand" else ho3d, tmp_path / "out"
+    root, out = request.getfixturevalue(data), tmp_path / "out"
     options = ("--model", mano.model, "--hand-model-path", mano.files, "--data", root, "--out", out)
     assert evaluate(name, *options, "--report", tmp_path / "copy.json") == 0
     printed = capsys.readouterr().out
