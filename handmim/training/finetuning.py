@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from handmim.atomic_files import atomic_folder
 from handmim.geometry import axis_angle_to_matrix
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
@@ -103,8 +104,9 @@ def check_hand_model(model: HandMIMForMeshEstimation) -> None:
 
 def save_release(trainer: HandMIMTrainer, folder: Path, section: dict[str, Any]) -> None:
     """Write what ``from_pretrained`` loads: config, processor, and the averaged weights (the last ones without)."""
-    trainer.save_weights(folder, getattr(torch, section.get("dtype", "float32")))
-    trainer.processing_class.save_pretrained(folder)
+    with atomic_folder(folder) as whole:
+        trainer.save_weights(whole, getattr(torch, section.get("dtype", "float32")))
+        trainer.processing_class.save_pretrained(whole)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

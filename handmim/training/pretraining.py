@@ -29,6 +29,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
+from handmim.atomic_files import atomic_folder
 from handmim.backbone_weights import WeightsError, load_backbone_weights
 from handmim.configuration_handmim import HandMIMConfig
 from handmim.configuration_pretraining_handmim import HandMIMPreTrainingConfig
@@ -151,10 +152,11 @@ def save_release(trainer: PreTrainer, folder: Path, section: Mapping[str, Any]) 
     backbone.config = copy.deepcopy(config)
     backbone.config.drop_path_rate = 0.0  # of pre-training; fine-tuning sets its own
     try:
-        backbone.save_pretrained(folder, state_dict=state)
+        with atomic_folder(folder) as whole:
+            backbone.save_pretrained(whole, state_dict=state)
+            trainer.processing_class.save_pretrained(whole)
     finally:
         backbone.config = config
-    trainer.processing_class.save_pretrained(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

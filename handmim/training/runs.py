@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from transformers.integrations import is_tensorboard_available
 
+from ..atomic_files import atomic_file
 from ..errors import HandMIMError
 from .commands import add_run_options, roots_of
 from .recipe import RecipeError, apply_roots, apply_settings, expand_variables, load_recipe
@@ -93,7 +94,8 @@ def write_recipe(trainer: RunTrainer, recipe: Mapping[str, Any], output_dir: str
     """Keep the recipe as it is run beside the checkpoints."""
     if trainer.is_world_process_zero():
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(output_dir) / "recipe.yaml").write_text(yaml.safe_dump(dict(recipe), sort_keys=False), encoding="utf-8")
+        with atomic_file(Path(output_dir) / "recipe.yaml") as file:
+            file.write(yaml.safe_dump(dict(recipe), sort_keys=False).encode())
 
 
 def run_as_program(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from handmim.atomic_files import atomic_file
 from handmim.errors import HandMIMError
 from handmim.geometry import similarity_align
 from handmim.training.ema import WeightAverage
@@ -169,7 +170,8 @@ class RunTrainer(Trainer):
         if len(ids) > MAX_NAMES:
             path = Path(self.args.output_dir) / f"{self.args.process_index}_{BAD_BATCH_FILE}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(ids) + "\n", encoding="utf-8")
+            with atomic_file(path) as file:
+                file.write(("\n".join(ids) + "\n").encode())
             named += f" and {len(ids) - MAX_NAMES} more, listed in {path}"
         last = last_checkpoint(self.args.output_dir)
         return NonFiniteLossError(

@@ -1,0 +1,41 @@
+"""Files and folders that are there whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from handmim.atomic_files import atomic_file, atomic_folder
+
+
+def test_a_file_keeps_its_old_content_after_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_stays_as_it_was_after_an_error(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    release.mkdir()
+    (release / "model").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(release) as folder:
+        (folder / "model").write_text("half")
+        raise RuntimeError
+    assert (release / "model").read_text() == "old" and list(tmp_path.iterdir()) == [release]
+
+
+def test_a_folder_takes_new_files_and_keeps_others(tmp_path: Path) -> None:
+    release = tmp_path / "runs" / "release"
+    for text in ("first", "second"):
+        with atomic_folder(release) as folder:
+            (folder / "model").write_text(text)
+            (folder / "model").chmod(0o600)
+        (release / "README.md").write_text("mine")
+    assert {path.name: path.read_text() for path in release.iterdir()} == {"model": "second", "README.md": "mine"}
+    assert list(release.parent.iterdir()) == [release]
+    assert (release / "model").stat().st_mode & 0o777 == (release / "README.md").stat().st_mode & 0o777
