@@ -1,9 +1,11 @@
-"""Shared fixtures: the checkpoint of a tiny mesh model with random weights, and a picture on disk."""
+"""Shared fixtures: the checkpoint of a tiny mesh model with random weights, a picture on disk, and a Hub."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hub_server import HubServer
 from PIL import Image
 from stub_network import TINY, picture
 
@@ -28,3 +30,10 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     Image.fromarray(picture()).save(path)
     return path
+
+
+@pytest.fixture()
+def hub() -> Iterator[HubServer]:
+    """A Hub on 127.0.0.1, empty; see `hub_server` for how processes use it."""
+    with HubServer() as server:
+        yield server
