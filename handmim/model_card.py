@@ -1,0 +1,358 @@
+"""The card of a checkpoint: what the README.md of its Hub repository says, made from facts and never from memory.
+
+Sizes come from the weights' header, the network from `config.json`, figures from the reports of `handmim evaluate`,
+and only sentences from people: a Markdown file of notes. What nobody knows is left out, and a checkpoint without
+reports is said to be not evaluated. The wording stands in `assets/card_template.md` and `model_card_sections`, the
+metadata in `model_card_metadata`. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from string import Template
+from typing import Any
+
+from .errors import HandMIMError
+
+TEMPLATE = Path(__file__).parent / "assets" / "card_template.md"
+MAX_CONFIG_BYTES = 1 << 20
+MAX_NOTES_BYTES = 1 << 20
+# What people may write about; a heading of another name is more likely a slip than a wish.
+NOTE_SECTIONS = ("summary", "pictures", "facts", "results", "training", "limits", "intended use", "licences")
+# Of batch normalisation: in the file, but nothing that a gradient changes.
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+_HEADING = re.compile(r"## +(.+?)\s*$")
+_IMAGE = re.compile(r"!\[([^\]\n]*)\]\(([^)\s]+)\)")
+_FIELD = re.compile(r"\$(\w+)")
+
+
+class CardError(HandMIMError, ValueError):
+    """A card that cannot be made: a file of the checkpoint or a note is missing or wrong, a report is of another."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says about one checkpoint.
+
+    Attributes:
+        name: Of the checkpoint, "handmim-tiny-open".
+        repo_id: "org/name" on the Hub; None: not published.
+        config: Contents of `config.json`.
+        parameters: Learned numbers in the weights.
+        size_bytes: Of the weights' files.
+        dtype: Of most of the weights, "float16".
+        licence: Of the weights, as SPDX names it; "" if nobody said.
+        datasets: Names in the registry of data sets ("freihand", "synthetic"), or ids of the Hub ("org/name").
+        base_model: What training started from: an id of the Hub, or words; None: from scratch, or nobody said.
+        recipe: The recipe as it was run; None without one.
+        reports: Evaluation reports as `evaluation.report` writes them.
+        notes: Markdown by name of the section, written by people; `NOTE_SECTIONS` are the names.
+        pictures: Files (on this machine) that the card shows; they lie beside the card under their last names.
+        carries_code: Whether the repository holds the Python files of the model.
+        comparisons: Figures of other methods on the samples of a report, as tests/benchmarks/real_photos.py writes.
+    """
+
+    name: str
+    repo_id: str | None
+    config: Mapping[str, Any]
+    parameters: int
+    size_bytes: int
+    dtype: str
+    licence: str
+    datasets: tuple[str, ...] = ()
+    base_model: str | None = None
+    recipe: Mapping[str, Any] | None = None
+    reports: tuple[Mapping[str, Any], ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
+    carries_code: bool = False
+    comparisons: tuple[Mapping[str, Any], ...] = ()
+
+
+def card_text(facts: CardFacts) -> str:
+    """The whole README.md of a checkpoint: metadata for the Hub, and Markdown for people.
+
+    Raises:
+        CardError: A comparison belongs to none of the reports.
+    """
+    from .model_card_metadata import metadata_yaml
+    from .model_card_sections import sections
+
+    return filled(TEMPLATE.read_text(encoding="utf-8"), {"metadata": metadata_yaml(facts), **sections(facts)})
+
+
+def filled(template: str, fields: Mapping[str, str]) -> str:
+    """A template with its fields; paragraphs whose field is empty are left out, and headings with nothing below.
+
+    Args:
+        template: Markdown; `$name` is a field, alone in its paragraph or in a heading.
+        fields: Markdown by name.
+    """
+    kept = []
+    for part in re.split(r"(?m)^(?=## )", template):
+        paragraphs = [text for text in part.strip("\n").split("\n\n") if any(map(fields.get, _FIELD.findall(text)))]
+        if paragraphs and part.startswith("## "):
+            paragraphs.insert(0, part.splitlines()[0])
+        kept += [Template(text).substitute(fields).strip("\n") for text in paragraphs]
+    return "\n\n".join(kept) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Facts from files
+
+
+def collect_facts(
+    folder: str | Path,
+    *,
+    reports: Sequence[str | Path] = (),
+    notes: str | Path | None = None,
+    repo_id: str | None = None,
+    licence: str | None = None,
+    base_model: str | None = None,
+    datasets: Sequence[str] | None = None,
+    name: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> CardFacts:
+    """What is known about a checkpoint. Of the weights only the header is read.
+
+    Args:
+        folder: With `config.json` and `model.safetensors` (or its shards).
+        reports: Files that `handmim evaluate` wrote, and comparisons that tests/benchmarks/real_photos.py wrote.
+        notes: Markdown file with sections "## limits", ...; pictures it names lie where it says, beside it.
+        repo_id: "org/name", where it is or will be on the Hub.
+        licence: SPDX name; None: what the zoo says about a checkpoint of this name, else "".
+        base_model: What training started from; None: what the recipe says.
+        datasets: None: those of the recipe.
+        name: None: the repository's, else the recipe's, else the folder's.
+        recipe: None: `recipe.yaml` of the folder, or of the run that the folder is the result of.
+
+    Raises:
+        CardError: A file is missing, damaged or of another kind; a report is of another model.
+        DataError: A report cannot be read.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    header = _weights(folder)
+    recipe = without_places(_recipe(folder) if recipe is None else recipe)
+    name = name or _name(folder, repo_id, recipe)
+    texts, pictures = ({}, ()) if notes is None else read_notes(Path(notes))
+    found, comparisons = _measured(reports)
+    facts = CardFacts(
+        name=name,
+        repo_id=repo_id,
+        config=config,
+        licence=_licence(name) if licence is None else licence,
+        datasets=tuple(_datasets(recipe) if datasets is None else datasets),
+        base_model=base_model or _base_model(recipe),
+        recipe=recipe,
+        reports=found,
+        notes=texts,
+        pictures=pictures,
+        carries_code="auto_map" in config,
+        comparisons=comparisons,
+        **header,
+    )
+    for report in facts.reports:
+        _check_report(report, facts)
+    return facts
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"it is larger than {MAX_CONFIG_BYTES} bytes")
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CardError(
+            f"{folder} is no checkpoint: it has no config.json; name the folder of a saved model"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CardError(f"{path} cannot be read ({error}); save the model again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise CardError(f"{path} names no model_type; save the model again with save_pretrained")
+    return config
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    """`parameters`, `size_bytes` and `dtype` of a folder's safetensors, from their headers."""
+    from safetensors import SafetensorError, safe_open
+
+    single = folder / "model.safetensors"
+    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+    if not files:
+        raise CardError(f"{folder} has no model.safetensors; save the model with save_pretrained")
+    learned: Counter[str] = Counter()
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for name in tensors.keys():
+                    if not name.endswith(STATISTICS):
+                        entry = tensors.get_slice(name)
+                        learned[entry.get_dtype()] += math.prod(entry.get_shape())
+        except (OSError, SafetensorError) as error:
+            raise CardError(f"{file} is damaged ({error}); save the model again") from error
+    if not learned:
+        raise CardError(f"{files[0]} holds no weights; save the model again")
+    dtype = learned.most_common(1)[0][0]
+    return {
+        "parameters": learned.total(),
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "dtype": DTYPES.get(dtype, dtype),
+    }
+
+
+def _recipe(folder: Path) -> dict[str, Any] | None:
+    """`recipe.yaml` of a run, which lies in its folder; the models are in `release` and `checkpoint-*` below."""
+    below = folder.name == "release" or folder.name.startswith("checkpoint-")
+    for path in [folder / "recipe.yaml", *([folder.parent / "recipe.yaml"] if below else [])]:
+        if path.is_file():
+            from .training.recipe import load_recipe
+
+            return load_recipe(path)
+    return None
+
+
+def without_places(value: Any) -> Any:
+    """The same nested value; of texts that are places on a machine only the last part is left."""
+    if isinstance(value, Mapping):
+        return {str(key): without_places(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(entry) for entry in value]
+    if isinstance(value, str) and "\n" not in value:
+        if value.startswith("~") or PurePosixPath(value).is_absolute():
+            return PurePosixPath(value).name
+        if PureWindowsPath(value).drive:
+            return PureWindowsPath(value).name
+    return value
+
+
+def _name(folder: Path, repo_id: str | None, recipe: Mapping[str, Any] | None) -> str:
+    if repo_id:
+        return repo_id.rsplit("/", 1)[-1]
+    return str((recipe or {}).get("name") or folder.resolve().name)
+
+
+def _licence(name: str) -> str:
+    from .zoo import zoo
+
+    entry = zoo().get(name)
+    return entry.licence if entry else ""
+
+
+def _datasets(recipe: Mapping[str, Any] | None) -> list[str]:
+    """Names in a recipe's data section, each once."""
+    entries = (recipe or {}).get("data") or []
+    entries = entries if isinstance(entries, list) else [entries]
+    names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
+    return list(dict.fromkeys(str(name) for name in names if name))
+
+
+def _base_model(recipe: Mapping[str, Any] | None) -> str | None:
+    """What a fine-tuning recipe's model section starts from."""
+    model = (recipe or {}).get("model")
+    start = [model.get(key) for key in ("checkpoint", "pretrained", "timm")] if isinstance(model, Mapping) else []
+    return next((value for value in start if isinstance(value, str) and value and "$" not in value), None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reports
+
+
+def _measured(paths: Sequence[str | Path]) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+    """Reports of our evaluation, and comparisons with other methods."""
+    from .evaluation.report import load
+    from .model_card_comparisons import is_comparison, load_comparison
+
+    reports, comparisons = [], []
+    for path in map(Path, paths):
+        if is_comparison(path):
+            comparisons.append(load_comparison(path))
+        else:
+            reports.append(load(path))
+    return tuple(reports), tuple(comparisons)
+
+
+def _check_report(report: Mapping[str, Any], facts: CardFacts) -> None:
+    """Raises a CardError if a report cannot be about these weights."""
+    what = f"the report on {report['title']}, {report['split']}"
+    model = report["model"]
+    if model is None:
+        raise CardError(f"{what} is of a submission, which does not say which weights made it; evaluate with --model")
+    stated = {"parameters": facts.parameters, "hand_model": facts.config.get("hand_model")}
+    for key, value in stated.items():
+        if value is not None and model.get(key) not in (None, value):
+            raise CardError(
+                f"{what} is of another model: it has {key} {model[key]}, {facts.name} {value}; "
+                f"run handmim evaluate {report['benchmark']} --model on this checkpoint"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Notes
+
+
+def read_notes(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Sections and pictures of a Markdown file that people wrote.
+
+    Args:
+        path: Sections start with "## NAME"; what comes before the first one is the summary. A first line "# TITLE" is
+            for readers of the file.
+
+    Returns:
+        Markdown by section, and the pictures that it shows, as absolute names of files.
+
+    Raises:
+        CardError: No such file, not Markdown, a section of an unknown name or twice, a picture that is not there.
+    """
+    try:
+        if path.stat().st_size > MAX_NOTES_BYTES:
+            raise ValueError(f"it is larger than {MAX_NOTES_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CardError(f"the notes {path} cannot be read ({error}); give a Markdown file") from error
+    found: dict[str, list[str]] = {"summary": []}
+    current, fenced = found["summary"], False
+    for number, line in enumerate(text.splitlines()):
+        fenced ^= line.lstrip().startswith("```")
+        heading = None if fenced else _HEADING.match(line)
+        if heading:
+            section = heading[1].lower()
+            if section not in NOTE_SECTIONS or (section in found and any(found[section])):
+                raise CardError(
+                    f"{path}, line {number + 1}: section {heading[1]!r} must be one of {', '.join(NOTE_SECTIONS)}, "
+                    "each once"
+                )
+            current = found.setdefault(section, [])
+        elif not (number == 0 and line.startswith("# ")):
+            current.append(line.rstrip())
+    notes = {section: "\n".join(lines).strip() for section, lines in found.items()}
+    pictures = dict.fromkeys(str(_picture(path, link)) for note in notes.values() for _, link in _IMAGE.findall(note))
+    shown = {section: _IMAGE.sub(_beside, note) for section, note in notes.items() if note}
+    return shown, tuple(pictures)
+
+
+def _picture(notes: Path, link: str) -> Path:
+    """The file of a picture that notes name."""
+    if "://" in link or PurePosixPath(link).is_absolute() or PureWindowsPath(link).drive:
+        raise CardError(f"{notes}: the picture {link} must be a file beside the notes, by its relative name")
+    file = (notes.parent / link).resolve()
+    if file.suffix.lower() not in PICTURE_ENDINGS or not file.is_file():
+        raise CardError(f"{notes}: the picture {link} must be a {', '.join(PICTURE_ENDINGS)} file that is there")
+    return file
+
+
+def _beside(match: re.Match[str]) -> str:
+    """A picture's link as the card has it: the file lies beside the card."""
+    return f"![{match[1]}]({PurePosixPath(match[2]).name})"
+
+
+__all__ = ["CardError", "CardFacts", "card_text", "collect_facts"]
