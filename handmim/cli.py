@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from .animation_commands import add_commands as add_animation
     from .conversion_commands import add_commands as add_conversion
     from .evaluation.commands import add_commands as add_evaluation
     from .feature_commands import add_commands as add_features
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_features(commands)
     add_evaluation(commands)
     add_conversion(commands)
+    add_animation(commands)
     info = commands.add_parser("info", help="versions, hand models, detectors, device")
     info.set_defaults(run=run_info)
     return parser
