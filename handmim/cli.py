@@ -73,7 +73,8 @@ def _add_predict(commands: Any) -> None:
     predict = commands.add_parser(
         "predict",
         help="hand meshes of images",
-        description="Writes NAME.json, NAME.overlay.png and NAME.0.glb, NAME.1.glb, ... for each image.",
+        description="Writes NAME.json, NAME.overlay.png and NAME.0.glb, NAME.1.glb, ... for each image; with a "
+        "HIU-DMTL checkpoint also NAME.0.mask.png, ...",
     )
     images = predict.add_argument(
         "images", nargs="+", default=[], metavar="IMAGE", help="image files, folders of images, or URLs"
@@ -93,6 +94,9 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--format", choices=FORMATS, default="glb", help="of the meshes (default: glb)")
     predict.add_argument("--detector", default="auto", help="what finds the hands (default: auto; see handmim info)")
     predict.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at a time (default: 16)")
+    predict.add_argument(
+        "--maps", action="store_true", help="also draw NAME.0.heatmaps.png and NAME.0.pof.png (HIU-DMTL checkpoints)"
+    )
     predict.add_argument("--json", action="store_true", help="also print one line of JSON for each image")
     _add_model_options(predict)
     predict.set_defaults(run=run_predict, more_images=[], parser=predict)

@@ -5,7 +5,6 @@ Torch is imported later still, when a picture is there to be predicted: a wrong 
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cli import complain, one_sentence, package_version
-from .errors import HandMIMError, ImageError, InputError
+from .errors import HandMIMError, ImageError, InputError, ModelError
 from .images import LoadedImage, list_images, load_image
+from .result_files import write_results
 
 if TYPE_CHECKING:
     from .detection import HandDetector
@@ -60,6 +60,7 @@ def predict(args: argparse.Namespace) -> int:
     if not any(item.image for item in first) and not rest:
         return _summary(len(sources), failed, 0)
     model = load_model(args)
+    check_maps(model, args.maps)
     if not args.boxes:
         print(f"hands are looked for by {_described(model.detector)}", file=sys.stderr)
     done = hands = 0
@@ -128,7 +129,8 @@ def predict_batch(
     side = None if args.hand == "auto" else args.hand
     boxes = None if not args.boxes else [args.boxes] * len(items)
     try:
-        results = model([item.image for item in items], boxes=boxes, handedness=side, batch_size=len(items))
+        images = [item.image for item in items]
+        results = model(images, boxes=boxes, handedness=side, batch_size=len(items), maps=args.maps)
     except HandMIMError as error:
         if len(items) == 1:
             yield items[0], error
@@ -139,51 +141,15 @@ def predict_batch(
     yield from zip(items, results, strict=True)
 
 
-def write_results(
-    hands: "list[Hand]", image: LoadedImage, out: Path, stem: str, kind: str, model: str | None = None
-) -> dict[str, Any]:
-    """Write the meshes, the overlay and the JSON file of one picture, each complete or not at all.
-
-    Meshes of further hands that an earlier run found are removed, if its JSON file lists them.
-
-    Returns:
-        What the JSON file holds.
+def check_maps(model: "HandMIM", asked: bool) -> None:
+    """Whether `--maps` can be served.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        ModelError: The checkpoint draws no maps.
     """
-    from .hand import atomic_file, overlay, png_bytes
-
-    out.mkdir(parents=True, exist_ok=True)
-    stale = listed_meshes(out / f"{stem}.json", stem, kind)
-    meshes = [hand.export(out / f"{stem}.{number}.{kind}").name for number, hand in enumerate(hands)]
-    with atomic_file(out / f"{stem}.overlay.png") as file:
-        file.write(png_bytes(overlay(hands, image)))
-    width, height = image.size
-    report = {
-        "image": image.name,
-        "width": width,
-        "height": height,
-        "model": model,
-        "meshes": meshes,
-        "hands": [hand.to_dict() for hand in hands],
-    }
-    with atomic_file(out / f"{stem}.json") as file:
-        file.write(json.dumps(report).encode())
-    for name in stale - set(meshes):
-        (out / name).unlink(missing_ok=True)
-    return report
-
-
-def listed_meshes(path: Path, stem: str, kind: str) -> set[str]:
-    """Names `<stem>.<number>.<kind>` that the JSON file of an earlier run lists; none if it is no such file."""
-    try:
-        names = json.loads(path.read_bytes())["meshes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        names = []
-    pattern = re.compile(rf"{re.escape(stem)}\.\d+\.{kind}", re.ASCII)
-    names = names if isinstance(names, list) else []
-    return {name for name in names if isinstance(name, str) and pattern.fullmatch(name)}
+    tasks = getattr(model.model.config, "tasks", ())
+    if asked and not {"heatmaps", "pof"} & set(tasks):
+        raise ModelError("--maps needs a HIU-DMTL checkpoint that learned heat maps or orientation fields")
 
 
 def load_model(args: argparse.Namespace) -> "HandMIM":
@@ -259,7 +225,7 @@ def demo(args: argparse.Namespace) -> int:
     keypoints, truth = sample.labels["keypoints_2d"][0].numpy(), sample.labels["joints"][0]
     image = LoadedImage(sample.images[0].numpy(), None, "demo")
     box = np.concatenate([keypoints.min(0), keypoints.max(0)])
-    (hand,) = model(image, boxes=box, handedness="right", intrinsics=sample.intrinsics[0].numpy())
+    (hand,) = model(image, boxes=box, handedness="right", intrinsics=sample.intrinsics[0].numpy(), maps=False)
     report = write_results([hand], image, args.out, "demo", "glb", model_name(args))
     found = torch.from_numpy(hand.joints)
     relative = millimetres(found - found[:1], truth - truth[:1])
@@ -267,7 +233,8 @@ def demo(args: argparse.Namespace) -> int:
     pixels = np.linalg.norm(hand.keypoints_2d - keypoints, axis=-1).mean()
     print(f"mean joint error: {relative:.1f} mm relative to the wrist, {aligned:.1f} mm after alignment")
     print(f"mean keypoint error: {pixels:.1f} px of {DEMO_SIZE}")
-    print("wrote " + ", ".join(str(args.out / name) for name in ("demo.json", "demo.overlay.png", *report["meshes"])))
+    names = ("demo.json", "demo.overlay.png", *report["meshes"], *report["masks"])
+    print("wrote " + ", ".join(str(args.out / name) for name in names))
     print("next: handmim predict YOUR_PHOTO.jpg")
     return 0
 
@@ -287,7 +254,8 @@ def synthesize(args: argparse.Namespace) -> int:
     from PIL import Image
     from tqdm import tqdm
 
-    from .hand import atomic_file, png_bytes
+    from .atomic_files import atomic_file
+    from .hand import png_bytes
     from .synthesis import generate
 
     for folder in ("images", "masks"):

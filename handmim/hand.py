@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,13 @@ from .atomic_files import atomic_file
 from .detection import HandDetector
 from .errors import HandMIMError, InputError, ModelError
 from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
-from .images import is_single_image, load_image
+from .images import is_single_image
 from .mano_files import ManoFileError, ManoFileNotFoundError
 from .pipeline_hand_mesh import HandMeshPipeline
 from .zoo import near_names
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "assets" / "handmim-tiny-open"
 MESH_FORMATS = ("glb", "obj", "ply")
-# One colour a side in overlays, RGB in [0, 255].
-SIDE_COLOURS = {"right": (236, 168, 136), "left": (140, 178, 232)}
 # glTF has y up and the viewer on +z; the camera frame has y down and looks along +z: half a turn about x.
 CAMERA_TO_GLTF = np.array([1.0, -1.0, -1.0], np.float32)
 
@@ -55,6 +53,16 @@ class Hand:
         hand_model: "open" or "mano".
         intrinsics_source: "given", "exif", or "default" where the focal length is a guess.
         image: the picture as it was given (path, array, ...), for `overlay`.
+        heatmap_keypoints: (21, 2) image pixels, the mean position under each heat map: the 2D pose of HIU-DMTL, which,
+            unlike `keypoints_2d`, no mesh has to fit. This and what follows is of HIU-DMTL checkpoints that learned it,
+            else None.
+        crop_box: (4,) xyxy, image pixels: the outer edges of the square that the maps cover, from left to right and
+            from top to bottom for either side. 64 cells for a crop of 256 px.
+        mask: (64, 64) probability that a cell is hand; `image_mask` makes a picture of it.
+        heatmaps: (21, 64, 64), height about 1 at a keypoint.
+        pof: (20, 3, 64, 64) part orientation fields of the bones that end in joints 1, ..., 20 (the first of each
+            finger starts at the wrist): on the bone the unit direction in the picture (x right, y down) and z of the
+            unit direction in space, 0 elsewhere.
     """
 
     vertices: np.ndarray
@@ -72,6 +80,11 @@ class Hand:
     hand_model: str
     intrinsics_source: str = "given"
     image: Any = field(default=None)
+    heatmap_keypoints: np.ndarray | None = None
+    crop_box: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    heatmaps: np.ndarray | None = None
+    pof: np.ndarray | None = None
 
     def __repr__(self) -> str:
         score = "" if self.score is None else f", score={self.score:.2f}"
@@ -101,41 +114,59 @@ class Hand:
             file.write(data if isinstance(data, bytes) else data.encode())
         return path
 
-    def overlay(self, image: Any = None) -> Image.Image:
-        """The hand drawn over the picture, with a view from the side beside it.
+    def overlay(self, image: Any = None, layers: str | Sequence[str] | None = None) -> Image.Image:
+        """The hand drawn over the picture; with the mesh, a view from the side beside it.
 
         Args:
             image: another picture of the same camera (any kind that `images.load_image` reads); None: the input.
+            layers: any of "mesh", "mask" (its outline) and "skeleton"; None: the mesh, and all three with maps.
 
         Raises:
             ImageError: the picture cannot be read (any more).
-            InputError: no picture is known.
+            InputError: no picture is known, no such layer, or the hand has no mask.
         """
-        return overlay([self], self.image if image is None else image)
+        from .hand_drawing import overlay
+
+        return overlay([self], self.image if image is None else image, layers)
+
+    def image_mask(self, image: Any = None, threshold: float = 0.5) -> np.ndarray:
+        """The mask as large as the picture.
+
+        Args:
+            image: the picture, for its size; None: the input.
+            threshold: probability from which a pixel is hand.
+
+        Returns:
+            (H, W) bool; False beyond `crop_box`, where the network saw nothing.
+
+        Raises:
+            ImageError: the picture cannot be read (any more).
+            InputError: no picture is known, or the hand has no mask.
+        """
+        from .hand_drawing import load_picture
+        from .hand_maps import image_mask
+
+        if self.mask is None:
+            raise InputError("the hand has no mask: that takes a HIU-DMTL checkpoint with the task 'mask'")
+        width, height = load_picture(self.image if image is None else image).size
+        return image_mask(self.mask, self.crop_box, width, height, threshold)
+
+    def map_pictures(self, image: Any = None) -> dict[str, Image.Image]:
+        """Pictures of `heatmaps` and `pof` over the crop, those that there are; arguments and errors as `overlay`'s."""
+        from .hand_drawing import map_pictures
+
+        return map_pictures(self, self.image if image is None else image)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the picture, as lists, numbers and strings that `json` writes."""
-        names = (name for name in self.__dataclass_fields__ if name != "image")
+        """What `json` writes well, as lists, numbers and strings: all but the picture, the maps and what is not there.
+
+        Of the maps `heatmap_keypoints` and `crop_box` stay; the others are up to 246 thousand numbers, better
+        kept with `numpy.save`, or as `image_mask` and `map_pictures`.
+        """
+        names = (name for name in self.__dataclass_fields__ if name not in ("image", "mask", "heatmaps", "pof"))
         values = ((name, getattr(self, name)) for name in names)
-        return {name: _plain(value) if isinstance(value, np.ndarray) else value for name, value in values}
-
-
-def overlay(hands: list[Hand], image: Any) -> Image.Image:
-    """All hands of one picture drawn over it, with a view from the side.
-
-    Raises:
-        ImageError: the picture cannot be read.
-        InputError: there is no picture.
-    """
-    from . import drawing
-
-    if image is None:
-        raise InputError("the hand does not know its picture; pass one: hand.overlay(image)")
-    loaded = load_image(image)
-    if not hands:
-        return Image.fromarray(loaded.pixels)
-    meshes = [(hand.vertices, hand.faces, SIDE_COLOURS[hand.handedness]) for hand in hands]
-    return Image.fromarray(drawing.overlay(loaded.pixels, meshes, hands[0].intrinsics, side_view=True))
+        data = {name: _plain(value) if isinstance(value, np.ndarray) else value for name, value in values}
+        return {name: value for name, value in data.items() if value is not None or name == "score"}
 
 
 class HandMIM:
@@ -233,6 +264,7 @@ class HandMIM:
         intrinsics: Any = None,
         *,
         batch_size: int = 16,
+        maps: bool = True,
     ) -> list[Hand] | list[list[Hand]]:
         """Estimate the hands in one picture, or in several.
 
@@ -244,6 +276,7 @@ class HandMIM:
             intrinsics: (3, 3) pixels; a list of these, or of None, for several pictures. None: the focal length of the
                 EXIF block, or a stated default; `Hand.intrinsics_source` says which.
             batch_size: pictures that are read and whose crops go through the network together.
+            maps: whether hands of a HIU-DMTL checkpoint keep `heatmaps` and `pof`, 1.3 MB a hand.
 
         Returns:
             The hands of the picture, in the order of the boxes; a list of such lists for several pictures.
@@ -252,7 +285,7 @@ class HandMIM:
             ImageError, InputError: what was given cannot be used.
         """
         requests = hand_requests(images, boxes, handedness, intrinsics)
-        results = self.pipeline(requests, batch_size=batch_size) if requests else []
+        results = self.pipeline(requests, batch_size=batch_size, maps=maps) if requests else []
         hands = [_hands(request, result) for request, result in zip(requests, results, strict=True)]
         return hands[0] if is_single_image(images) else hands
 

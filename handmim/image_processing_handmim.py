@@ -22,6 +22,7 @@ from .geometry import (
     matrix_to_axis_angle,
     mirror_axis_angle,
 )
+from .hand_maps import restore_maps
 from .images import LoadedImage, is_single_image, load_image
 
 SIDES = ("left", "right")
@@ -146,8 +147,8 @@ class HandMIMImageProcessor(PilBackend):
         """Bring a model's results back to the frame of the input images.
 
         Args:
-            outputs: `HandMIMMeshOutput` of N crops (see the model): everything in crop pixels and in the camera frame
-                of the (mirrored) crop.
+            outputs: `HandMIMMeshOutput` or `HIUDMTLOutput` of N crops (see the models): everything in crop pixels and
+                in the camera frame of the (mirrored) crop.
             inputs: what `preprocess` returned for these crops.
             faces: (F, 3) of the model's right hand, to be returned for each hand with the winding that keeps normals
                 outward.
@@ -157,7 +158,8 @@ class HandMIMImageProcessor(PilBackend):
             the image, `keypoints_2d` (21, 2) image pixels, `global_orient` (3,) and `hand_pose` (15, 3) axis-angle of
             the hand model of its side, `betas` (10,), `translation` (3,) metres, `intrinsics` (3, 3) of the image,
             `box` (4,), `handedness`, `score` in [0, 1] that the crop shows a hand of that side (None without a score
-            head), `image_index`, and `faces` (F, 3) int64 if given.
+            head), `image_index`, `faces` (F, 3) int64 if given, and the maps that a HIU-DMTL network gives: `heatmaps`,
+            `mask`, `pof`, `heatmap_keypoints`, `crop_box`, see `hand_maps.restore_maps`.
         """
         inputs = {key: torch.as_tensor(value).detach().cpu() for key, value in inputs.items()}
         mirrored = inputs["mirrored"].bool()
@@ -177,8 +179,8 @@ class HandMIMImageProcessor(PilBackend):
         logits = outputs.get("score_logits")
         scores = None if logits is None else torch.sigmoid(_float(logits)).tolist()
         results = []
-        for row, left in enumerate(mirrored.tolist()):
-            hand: dict[str, Any] = {name: array[row] for name, array in arrays.items()}
+        for (row, left), maps in zip(enumerate(mirrored.tolist()), restore_maps(outputs, inputs), strict=True):
+            hand: dict[str, Any] = {name: array[row] for name, array in arrays.items()} | maps
             hand["handedness"] = "left" if left else "right"
             hand["score"] = None if scores is None else scores[row]
             hand["image_index"] = int(inputs["image_index"][row])

@@ -12,6 +12,7 @@ What is done to every picture, and stated only here:
 import io
 import math
 import os
+import re
 import struct
 import urllib.error
 import urllib.request
@@ -34,6 +35,8 @@ MIN_SIDE = 8
 MAX_DOWNLOAD_BYTES = 64_000_000
 DOWNLOAD_TIMEOUT_SECONDS = 20.0
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+# What this package draws: no picture to look for hands in.
+_DRAWN = re.compile(r"\.(overlay|\d+\.(mask|heatmaps|pof|features))\.png$", re.ASCII)
 
 FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
 _MILLIMETRES_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # EXIF FocalPlaneResolutionUnit
@@ -123,7 +126,7 @@ def is_single_image(images: Any) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures directly inside a folder, by name; hidden files and this package's own overlays are left out.
+    """The pictures directly inside a folder, by name, without hidden files and what this package draws.
 
     Raises:
         ImageError: if there is none.
@@ -134,7 +137,7 @@ def list_images(folder: Path) -> list[Path]:
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not path.name.startswith(".")
-        and not path.name.endswith(".overlay.png")
+        and not _DRAWN.search(path.name)
     )
     if not paths:
         raise ImageError(f"{folder} holds no image; give a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files")

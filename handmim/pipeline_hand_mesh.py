@@ -18,6 +18,7 @@ from transformers import BatchFeature, Pipeline
 
 from .detection import JOINT_MARGIN, HandDetector, box_around, clip_box, resolve_detector
 from .errors import InputError, ModelError
+from .hand_maps import map_names
 from .image_processing_handmim import (
     HandRequest,
     hand_requests,
@@ -110,12 +111,14 @@ class HandMeshPipeline(Pipeline):
             boxes: xyxy image pixels, (4,) or (N, 4); for a list of pictures, a list of these. None: found.
             handedness: "left" or "right", for all boxes or one for each; a list of these for a list. None: found.
             intrinsics: (3, 3) pixels; a list of these for a list. None: from EXIF, or a stated default.
-            kwargs: `batch_size`: pictures whose crops share a forward pass.
+            kwargs: `batch_size`: pictures whose crops share a forward pass. `maps`: False leaves out the heat maps and
+                part orientation fields of a HIU-DMTL network, 1.3 MB a hand.
 
         Returns:
             For one picture a list with one dict for each hand, see
             `HandMIMImageProcessor.post_process_hand_mesh`, and `faces` (F, 3), `intrinsics_source` ("given", "exif",
-            "default") and `hand_model` ("open", "mano"). For several pictures a list of such lists.
+            "default") and `hand_model` ("open", "mano"). A HIU-DMTL network adds `heatmaps`, `mask`, `pof`,
+            `heatmap_keypoints` and `crop_box`, see `Hand`. For several pictures a list of such lists.
 
         Raises:
             ImageError, InputError: what was given cannot be used.
@@ -131,8 +134,8 @@ class HandMeshPipeline(Pipeline):
             return super().__call__(requests[0], **kwargs)
         return super().__call__(requests, **kwargs) if requests else []
 
-    def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
-        return {}, {}, {}
+    def _sanitize_parameters(self, maps: bool | None = None) -> tuple[dict, dict, dict]:
+        return {}, {} if maps is None else {"maps": maps}, {}
 
     def preprocess(self, inputs: Any) -> dict[str, list[Job]]:
         """Read one picture, check its boxes, or find them."""
@@ -158,14 +161,15 @@ class HandMeshPipeline(Pipeline):
         refine = bool(getattr(self.detector, "refine", False))
         return scaled(boxes, 1 / self.image_processor.box_scale) if refine else boxes, sides, refine
 
-    def _forward(self, model_inputs: dict[str, list[Job]]) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, list[Job]], maps: bool = True) -> dict[str, Any]:
         """All pictures of a batch: `jobs` -> `hands`, a list of dicts for each."""
         jobs = model_inputs["jobs"]
-        hands = self._estimate(jobs)
+        hands = self._estimate(jobs, maps)
         rough = [index for index, job in enumerate(jobs) if job.refine]
         latest = [hands[index] for index in rough]
         for _ in range(REFINEMENTS if rough else 0):
-            latest = self._estimate([_refined(jobs[index], found) for index, found in zip(rough, latest, strict=True)])
+            nearer = [_refined(jobs[index], found) for index, found in zip(rough, latest, strict=True)]
+            latest = self._estimate(nearer, maps)
             for index, found in zip(rough, latest, strict=True):
                 hands[index] = [better(*pair) for pair in zip(hands[index], found, strict=True)]
         return {"hands": hands}
@@ -191,7 +195,7 @@ class HandMeshPipeline(Pipeline):
             for hands in self.forward({"jobs": jobs}, **forward_params)["hands"]:
                 yield self.postprocess({"hands": [hands]}, **postprocess_params)
 
-    def _estimate(self, jobs: list[Job]) -> list[list[dict[str, Any]]]:
+    def _estimate(self, jobs: list[Job], maps: bool) -> list[list[dict[str, Any]]]:
         """One pass over all boxes of all pictures; a box without a side is tried as both and the likelier kept."""
         unknown = ["right", "left"] if getattr(self.model.config, "score_head", False) else ["right"]
         images, boxes, sides, cameras, owners = [], [], [], [], []
@@ -205,7 +209,7 @@ class HandMeshPipeline(Pipeline):
         inputs = self.image_processor(images, boxes=boxes, handedness=sides, intrinsics=cameras, return_tensors="pt")
         hands: list[list[Any]] = [[None] * len(job.sides) for job in jobs]
         if owners:
-            outputs = self._run(inputs)
+            outputs = self._run(inputs, maps)
             results = self.image_processor.post_process_hand_mesh(outputs, inputs, self.model.hand_model.faces)
             for (index, row), result in zip(owners, results, strict=True):
                 best = hands[index][row]
@@ -216,7 +220,7 @@ class HandMeshPipeline(Pipeline):
                     hands[index][row] = result
         return hands
 
-    def _run(self, inputs: BatchFeature) -> dict[str, torch.Tensor]:
+    def _run(self, inputs: BatchFeature, maps: bool) -> dict[str, torch.Tensor]:
         """The network on all crops, `MAX_CROPS` at a time: tensors (N, ...) on the CPU."""
         parts: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(inputs["pixel_values"]), MAX_CROPS):
@@ -225,7 +229,7 @@ class HandMeshPipeline(Pipeline):
                 pixel_values=inputs["pixel_values"][part].to(self.device, self.model.dtype),
                 intrinsics=inputs["intrinsics"][part].to(self.device),
             )
-            for name in RESULT_NAMES:
+            for name in (*RESULT_NAMES, *map_names(output, large=maps)):
                 if output.get(name) is not None:
                     parts.setdefault(name, []).append(output[name].float().cpu())
         return {name: torch.cat(tensors) for name, tensors in parts.items()}

@@ -1,0 +1,95 @@
+"""The files that `handmim predict` writes for a picture. Nothing heavy is imported before they are written."""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .atomic_files import atomic_file
+from .images import LoadedImage
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .hand import Hand
+
+
+def write_results(
+    hands: "list[Hand]", image: LoadedImage, out: Path, stem: str, kind: str, model: str | None = None
+) -> dict[str, Any]:
+    """Write the files of one picture, each complete or not at all: meshes, overlay, JSON, and pictures of maps.
+
+    Masks, heat maps and part orientation fields are drawn of hands that have them. Files of further hands that an
+    earlier run found, or of maps that this one does not draw, are removed, if the earlier JSON file lists them.
+
+    Args:
+        hands: Of this picture, in the order of their numbers.
+        image: The picture.
+        out: Folder, made if need be.
+        stem: Of all names.
+        kind: Of the meshes: "glb", "obj" or "ply".
+        model: The checkpoint as the user named it.
+
+    Returns:
+        What the JSON file holds.
+
+    Raises:
+        OSError: The folder cannot be made or written to.
+    """
+    from PIL import Image
+
+    from .hand_drawing import overlay
+
+    out.mkdir(parents=True, exist_ok=True)
+    stale = listed_files(out / f"{stem}.json", stem, kind)
+    meshes, masks, maps = [], [], []
+    for number, hand in enumerate(hands):
+        meshes.append(hand.export(out / f"{stem}.{number}.{kind}").name)
+        if hand.mask is not None:
+            masks.append(f"{stem}.{number}.mask.png")
+            _write_png(out / masks[-1], Image.fromarray(hand.image_mask(image)).convert("L"))
+        for name, picture in hand.map_pictures(image).items():
+            maps.append(f"{stem}.{number}.{name}.png")
+            _write_png(out / maps[-1], picture)
+    _write_png(out / f"{stem}.overlay.png", overlay(hands, image))
+    width, height = image.size
+    report = {
+        "image": image.name,
+        "width": width,
+        "height": height,
+        "model": model,
+        "meshes": meshes,
+        "masks": masks,
+        "maps": maps,
+        "hands": [hand.to_dict() for hand in hands],
+    }
+    with atomic_file(out / f"{stem}.json") as file:
+        file.write(json.dumps(report).encode())
+    for name in stale - {*meshes, *masks, *maps}:
+        (out / name).unlink(missing_ok=True)
+    return report
+
+
+def listed_files(path: Path, stem: str, kind: str) -> set[str]:
+    """Names that the JSON file of an earlier run lists; none if it is no such file.
+
+    Only such as a run writes: `<stem>.<number>.` and the meshes' `kind`, `mask.png`, `heatmaps.png` or `pof.png`.
+    """
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    found: set[str] = set()
+    for entry, ending in (("meshes", kind), ("masks", r"mask\.png"), ("maps", r"(heatmaps|pof)\.png")):
+        names = report.get(entry) if isinstance(report, dict) else None
+        pattern = re.compile(rf"{re.escape(stem)}\.\d+\.{ending}", re.ASCII)
+        names = names if isinstance(names, list) else []
+        found |= {name for name in names if isinstance(name, str) and pattern.fullmatch(name)}
+    return found
+
+
+def _write_png(path: Path, picture: "Image.Image") -> None:
+    from .hand import png_bytes
+
+    with atomic_file(path) as file:
+        file.write(png_bytes(picture))
