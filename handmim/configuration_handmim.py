@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .config_format import FORMAT_VERSION, check_format_version, validate_format_version
 from .configuration_pretraining_handmim import HandMIMPreTrainingConfig
 
 # Backbone sizes are timm's vit_{tiny,small,base,large}_patch16 (the paper uses the last three). The head of "tiny" is
@@ -41,6 +42,7 @@ class HandMIMConfig(PreTrainedConfig):
     2023) is silent the value is PyMAF's (Zhang et al., ICCV 2021) or iBOT's (Zhou et al., ICLR 2022) unless said.
 
     Args:
+        format_version: Of config.json; a newer one than this package knows is refused (`config_format`).
         image_size: Side of the square input in pixels (section 3.2: 224). Other sizes run, with the position
             embedding resampled.
         num_channels: Channels of the input, RGB.
@@ -92,6 +94,7 @@ class HandMIMConfig(PreTrainedConfig):
     model_type = "handmim"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["losses", "iterations", "heatmaps", "indicators"]
 
+    format_version: int = FORMAT_VERSION
     image_size: int = 224
     num_channels: int = 3
     patch_size: int = 16
@@ -137,7 +140,20 @@ class HandMIMConfig(PreTrainedConfig):
         self.loss_weights = default | (self.loss_weights or {})
         if isinstance(self.pretraining_config, dict):
             self.pretraining_config = HandMIMPreTrainingConfig(**self.pretraining_config)
+        if not type(self).__module__.startswith("transformers_modules."):
+            # it sends those without the package to the repository's pipeline; with it, it would ask them for trust
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "HandMIMConfig":
+        """As of every configuration; a newer format is told before any field is checked.
+
+        Raises:
+            ModelError: The format is newer than this package.
+        """
+        check_format_version(config_dict, kwargs.get("name_or_path"))
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_size(cls, size: str, **overrides: Any) -> "HandMIMConfig":
@@ -153,6 +169,10 @@ class HandMIMConfig(PreTrainedConfig):
         if size not in SIZES:
             raise ValueError(f"size must be one of {sorted(SIZES)}, got {size!r}")
         return cls(**(SIZES[size] | overrides))
+
+    def validate_format(self) -> None:
+        """Checks the version."""
+        validate_format_version(self.format_version)
 
     def validate_backbone(self) -> None:
         """Checks that the backbone's numbers fit together."""

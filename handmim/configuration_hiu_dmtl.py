@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .config_format import FORMAT_VERSION, check_format_version, validate_format_version
+
 TASKS = ("heatmaps", "mask", "pof")
 
 # Blocks of an encoder level for each number of stacks: 1, 2 and 4 stacks then cost about the same (tables 2 and 5);
@@ -42,6 +44,7 @@ class HIUDMTLConfig(PreTrainedConfig):
     follows for the task attention, or of the HandMIM family, whichever is named.
 
     Args:
+        format_version: Of config.json; a newer one than this package knows is refused (`config_format`).
         image_size: Side of the square input in pixels; maps have a quarter of it (section 3.1: two convolutions of
             stride 2). A multiple of 4 * 2 ** `encoder_levels`.
         num_channels: Channels of the input, RGB.
@@ -81,6 +84,7 @@ class HIUDMTLConfig(PreTrainedConfig):
     model_type = "hiu_dmtl"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["losses", "stacks"]
 
+    format_version: int = FORMAT_VERSION
     image_size: int = 256
     num_channels: int = 3
     hidden_size: int = 128
@@ -111,12 +115,29 @@ class HIUDMTLConfig(PreTrainedConfig):
             self.encoder_depth = ENCODER_DEPTHS.get(self.num_stacks, 1)
         if self.attention_size is None:
             self.attention_size = max(32, self.hidden_size // 16)
+        if not type(self).__module__.startswith("transformers_modules."):
+            # it sends those without the package to the repository's pipeline; with it, it would ask them for trust
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "HIUDMTLConfig":
+        """As of every configuration; a newer format is told before any field is checked.
+
+        Raises:
+            ModelError: The format is newer than this package.
+        """
+        check_format_version(config_dict, kwargs.get("name_or_path"))
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def map_size(self) -> int:
         """Side of the maps, cells."""
         return self.image_size // 4
+
+    def validate_format(self) -> None:
+        """Checks the version."""
+        validate_format_version(self.format_version)
 
     def validate_sizes(self) -> None:
         """Checks that the numbers fit together."""

@@ -1,0 +1,41 @@
+"""The version of what config.json means: an older package must say that a newer file is beyond it, not misread it."""
+
+from typing import Any
+
+from .errors import ModelError
+
+# Raised when a field changes its meaning or a network is built otherwise than the same fields said before; not for a
+# new field whose default is what was done before.
+FORMAT_VERSION = 1
+
+
+def check_format_version(config: dict[str, Any], source: object = None) -> None:
+    """Whether this package can read a config.json.
+
+    It is asked before any field is looked at: a newer file may have fields, or values of them, that are unknown here. A
+    file without a version is of version 1. What is no number is left to the strict check of the field.
+
+    Args:
+        config: The contents of config.json.
+        source: Folder or Hub id, for the message; None: not known.
+
+    Raises:
+        ModelError: The file is of a newer version.
+    """
+    version = config.get("format_version", 1)
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        where = f"config.json of {source}" if source else "config.json"
+        raise ModelError(
+            f"{where} has format version {version}, and this handmim reads versions up to {FORMAT_VERSION}; "
+            "update it: pip install -U handmim"
+        )
+
+
+def validate_format_version(version: int) -> None:
+    """The check of the field itself.
+
+    Raises:
+        ValueError: It is not from 1 to this package's version.
+    """
+    if isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(f"format_version must be from 1 to {FORMAT_VERSION}, got {version}")
