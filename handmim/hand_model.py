@@ -3,7 +3,6 @@
 The file travels to Hub repositories: it imports torch, numpy, safetensors and flat siblings only.
 """
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +15,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .errors import ModelError
 from .geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from .mano_files import ManoFileNotFoundError, load_mano
+from .open_hand_file import find_open_hand
 
 # MANO's order: wrist, then index, middle, little, ring, thumb with three joints each, from palm to tip.
 PARENTS = [-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]
@@ -27,7 +26,6 @@ NUM_BETAS = 10
 # 16 skeleton joints and 5 tips (thumb, index, middle, ring, little) -> 21 joints in FreiHAND's order.
 JOINT_ORDER = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20]
 MANO_NUM_VERTICES, MANO_NUM_FACES = 778, 1538
-OPEN_HAND_FILE = "open_hand.safetensors"
 # Hands skinned at once on a CPU: their blended transforms (12 V floats a hand) then stay in the cache.
 CPU_CHUNK = 32
 
@@ -53,7 +51,8 @@ class HandModel(nn.Module):
     Args:
         kind: "open" (in the package, CC0) or "mano" (licensed, the user's own file).
         side: "right" or "left".
-        path: MANO file or the folder that holds it; looked up when None (see `mano_files`).
+        path: The open hand's file, or MANO's or the folder that holds it; looked up when None (see `open_hand_file`
+            and `mano_files`).
 
     Buffers are not persistent: no hand-model array enters a checkpoint. `reset_buffers()` fills them, also
     after a model was built on the meta device. Without a MANO file they hold NaN, and `forward` raises.
@@ -91,7 +90,7 @@ class HandModel(nn.Module):
     def reset_buffers(self) -> None:
         """Fills every buffer from the model's file, on the device where the buffers are."""
         try:
-            arrays = _open_hand(self.side) if self.kind == "open" else load_mano(self.side, self.path)
+            arrays = _open_hand(self.side, self.path) if self.kind == "open" else load_mano(self.side, self.path)
             self._missing = None
         except ManoFileNotFoundError as error:
             arrays = _empty_mano()
@@ -387,26 +386,10 @@ def _empty_mano() -> dict[str, np.ndarray]:
     return arrays
 
 
-def _open_hand_path() -> Path:
-    """The open hand's file: beside this file, or in the installed package when this file came from the Hub."""
-    folders = [Path(__file__).parent]
-    spec = importlib.util.find_spec("handmim")
-    if spec is not None and spec.submodule_search_locations:
-        folders += [Path(folder) for folder in spec.submodule_search_locations]
-    for folder in folders:
-        file = folder / "assets" / OPEN_HAND_FILE
-        if file.is_file():
-            return file
-    raise ModelError(
-        f"the open hand ({OPEN_HAND_FILE}) is not beside {__file__}: model code loaded from the Hub does not carry "
-        "it. Install the package that does: pip install handmim"
-    )
-
-
 @lru_cache(maxsize=2)
-def _open_hand(side: str) -> dict[str, np.ndarray]:
+def _open_hand(side: str, path: str | Path | None = None) -> dict[str, np.ndarray]:
     """Arrays of the open hand; the left one is the right one mirrored in the plane x = 0."""
-    with safe_open(_open_hand_path(), "numpy") as file:
+    with safe_open(path or find_open_hand(), "numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("render_")}
     pose_dirs = np.zeros((len(arrays["template"]), 3, 15, 9), np.float32)
     vertex, joint = arrays["pose_dirs_index"].astype(np.int64).T

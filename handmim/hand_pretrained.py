@@ -1,12 +1,28 @@
-"""What the model families share as transformers' models: flags, and the initialisation of what all of them have."""
+"""What the model families share as transformers' models: flags, initialisation, saving and publishing."""
+
+import importlib
+import os
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from .hand_model import HandModel
 from .hand_state import Correction
+from .open_hand_file import copy_open_hand, find_open_hand, hub_access, is_remote_code
+
+
+def build_hand_model(config: PreTrainedConfig, path: str | None) -> HandModel:
+    """The right hand that a mesh model of this configuration poses; `path` is for MANO's file."""
+    if config.hand_model == "open":
+        path = find_open_hand(config.name_or_path) if is_remote_code() else None
+    return HandModel(config.hand_model, side="right", path=path)
+
+
+# Arguments of `save_pretrained` that only its push takes.
+PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 
 class HandPreTrainedModel(PreTrainedModel):
@@ -38,3 +54,41 @@ class HandPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.num_batches_tracked)
         elif isinstance(module, HandModel):
             module.reset_buffers()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> PreTrainedModel:
+        """transformers' own; where this code came from the Hub, the open hand's file does in the same way."""
+        with hub_access(kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args: Any,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """transformers' own; a folder that gets the code (of a class that is marked for it) gets the open hand too."""
+        hub = {name: kwargs.pop(name) for name in PUSH_OPTIONS if push_to_hub and name in kwargs}
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if self._auto_class is not None and is_main_process and getattr(self.config, "hand_model", None) == "open":
+            copy_open_hand(save_directory, self.config.name_or_path)
+        if push_to_hub and is_main_process:
+            name = os.path.basename(os.path.normpath(save_directory))
+            self.push_to_hub(hub.pop("repo_id", name), token=kwargs.get("token"), **hub)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Publish the model: weights, configurations, card, and the code to load it without the package.
+
+        Args:
+            repo_id: "organisation/name".
+            kwargs: As transformers takes them (`private`, `token`, `revision`, `commit_message`, ...), and those of
+                `publishing.push`: `reports`, `notes`, `licence`, `base_model`, `datasets`, `carry_code`.
+
+        Returns:
+            The commit, as transformers does.
+        """
+        if is_remote_code():  # without the package there is no card to write; transformers' own will do
+            return super().push_to_hub(repo_id, **kwargs)
+        return importlib.import_module(".publishing", __package__).push(repo_id, model=self, **kwargs)

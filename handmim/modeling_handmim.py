@@ -14,8 +14,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_handmim import HandMIMConfig
-from .hand_model import HandModel
-from .hand_pretrained import HandPreTrainedModel
+from .hand_pretrained import HandPreTrainedModel, build_hand_model
 from .hand_state import NUM_KEYPOINTS, decode_hand, mean_state
 from .layers_handmim import (
     Rectifier,
@@ -230,7 +229,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             self.heatmap = nn.Linear(config.feature_channels[config.heatmap_level], NUM_KEYPOINTS)
         if config.score_head:
             self.score = nn.Linear(config.hidden_size, 1)
-        self.hand_model = HandModel(config.hand_model, side="right", path=hand_model_path)
+        self.hand_model = build_hand_model(config, hand_model_path)
         self.post_init()
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:

@@ -11,8 +11,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_hiu_dmtl import HIUDMTLConfig
 from .criterion_hiu_dmtl import HandUnderstandingLoss
-from .hand_model import HandModel
-from .hand_pretrained import HandPreTrainedModel
+from .hand_pretrained import HandPreTrainedModel, build_hand_model
 from .hand_state import MAX_LOG_SCALE, STATE_SIZE, decode_hand, mean_state
 from .layers_hiu_dmtl import (
     HandRegressor,
@@ -158,7 +157,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         self.backbone = HIUDMTLModel(config)
         if config.mesh:
             self.regressor = HandRegressor(config)
-            self.hand_model = HandModel(config.hand_model, side="right", path=hand_model_path)
+            self.hand_model = build_hand_model(config, hand_model_path)
         self.post_init()
 
     @can_return_tuple

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from handmim import hand_model
+from handmim import hand_model, open_hand_file
 from handmim.geometry import axis_angle_to_matrix, mirror_matrix
 from handmim.hand_model import JOINT_ORDER, PARENTS, HandModel
 from handmim.mano_files import ManoFileNotFoundError
@@ -350,10 +350,9 @@ def test_wrong_shapes_are_named() -> None:
 
 
 def test_missing_open_hand_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hand_model, "__file__", str(tmp_path / "hand_model.py"))
-    monkeypatch.setattr(hand_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(open_hand_file, "_HERE", tmp_path)
     with pytest.raises(ValueError, match="pip install handmim"):
-        hand_model._open_hand_path()
+        open_hand_file.find_open_hand()
 
 
 def test_open_hand_is_sound() -> None:

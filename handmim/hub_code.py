@@ -1,0 +1,94 @@
+"""The Python files that a Hub repository carries, so that `trust_remote_code=True` does without the package.
+
+transformers copies flat files that import each other as `from .x import y`. Which class is which stands in the
+`auto_map` of `config.json` and `preprocessor_config.json`, and the pipeline's in `custom_pipelines`. All of it is written
+here, into the files: transformers' own way marks the classes for good, and every later checkpoint gets the code.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import _HOME, TASK
+from .errors import ModelError
+from .open_hand_file import copy_open_hand, find_open_hand
+
+PACKAGE = Path(__file__).parent
+PROCESSOR = "image_processing_handmim.HandMIMImageProcessor"
+PIPELINE = "pipeline_hand_mesh.HandMeshPipeline"
+PROVENANCE = "open_hand_provenance.md"
+# What a class of `config.architectures` is configured by, and whether it gives a hand.
+CONFIGS = {"handmim": "HandMIMConfig", "hiu_dmtl": "HIUDMTLConfig"}
+
+
+def architecture(config: dict[str, Any]) -> str:
+    """The public name of the model class that a config.json names.
+
+    Raises:
+        ModelError: It is not one of ours.
+    """
+    named = [name for name in config.get("architectures") or () if name in _HOME]
+    if config.get("model_type") not in CONFIGS or not named:
+        raise ModelError(
+            f"only checkpoints of this package's models are published; config.json has the model_type "
+            f"{config.get('model_type')!r} and the architectures {config.get('architectures')!r}"
+        )
+    return named[0]
+
+
+def has_mesh(config: dict[str, Any]) -> bool:
+    """Whether the model gives hands, so that the pipeline takes it."""
+    return architecture(config) in ("HandMIMForMeshEstimation", "HIUDMTLForHandUnderstanding") and bool(
+        config.get("mesh", True)
+    )
+
+
+def marked_config(config: dict[str, Any], carry_code: bool) -> dict[str, Any]:
+    """A config.json that says where its classes are, or, without code, nothing of it."""
+    marked = {name: value for name, value in config.items() if name not in ("auto_map", "custom_pipelines")}
+    if carry_code:
+        model, settings = architecture(config), CONFIGS[config["model_type"]]
+        marked["auto_map"] = {"AutoConfig": f"{_HOME_OF_CONFIG[settings]}.{settings}", "AutoModel": _place(model)}
+        if has_mesh(config):
+            marked["custom_pipelines"] = {TASK: {"impl": PIPELINE, "pt": ["AutoModel"]}}
+    return marked
+
+
+def marked_processor(values: dict[str, Any], carry_code: bool) -> dict[str, Any]:
+    """A preprocessor_config.json that says where its class is, or, without code, nothing of it."""
+    marked = {name: value for name, value in values.items() if name != "auto_map"}
+    return marked | {"auto_map": {"AutoImageProcessor": PROCESSOR}} if carry_code else marked
+
+
+def copy_code(config: dict[str, Any] | None, folder: Path) -> None:
+    """Puts the files of a checkpoint's classes into a folder, and the open hand's arrays if it poses that hand.
+
+    Args:
+        config: Contents of config.json; None: only the image processor.
+        folder: That is to be uploaded.
+    """
+    entries = {PROCESSOR.split(".")[0]}
+    if config is not None:
+        marked = marked_config(config, True)
+        entries |= {place.split(".")[0] for place in marked["auto_map"].values()}
+        entries |= {PIPELINE.split(".")[0]} if has_mesh(config) else set()
+    for file in code_files(entries):
+        shutil.copyfile(file, folder / file.name)
+    if config is not None and has_mesh(config) and config.get("hand_model", "open") == "open":
+        copy_open_hand(folder)
+        shutil.copyfile(find_open_hand().with_name(PROVENANCE), folder / PROVENANCE)
+
+
+def code_files(entries: set[str]) -> list[Path]:
+    """The modules of these names and all they import of this package, as transformers follows imports."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    files = {PACKAGE / f"{name}.py" for name in entries}
+    return sorted(files | {Path(found) for file in list(files) for found in get_relative_import_files(file)})
+
+
+def _place(name: str) -> str:
+    return f"{_HOME[name]}.{name}"
+
+
+_HOME_OF_CONFIG = {"HandMIMConfig": "configuration_handmim", "HIUDMTLConfig": "configuration_hiu_dmtl"}
