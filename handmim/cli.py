@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .conversion_commands import add_commands as add_conversion
     from .evaluation.commands import add_commands as add_evaluation
     from .feature_commands import add_commands as add_features
+    from .publish_commands import add_commands as add_publish
     from .training.commands import add_commands as add_training
 
     parser = argparse.ArgumentParser(prog="handmim", description="3D hand meshes from single pictures.")
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluation(commands)
     add_conversion(commands)
     add_animation(commands)
+    add_publish(commands)
     info = commands.add_parser("info", help="versions, hand models, detectors, device")
     info.set_defaults(run=run_info)
     return parser
