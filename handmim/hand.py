@@ -2,8 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +10,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.utils import cached_file
 
 from .atomic_files import atomic_file
 from .detection import HandDetector
-from .errors import HandMIMError, InputError, ModelError
+from .errors import InputError, ModelError
+from .hub_errors import checkpoint_errors
 from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
 from .images import is_single_image
-from .mano_files import ManoFileError, ManoFileNotFoundError
 from .pipeline_hand_mesh import HandMeshPipeline
-from .zoo import near_names
 
+# Of the options of a loader those that say where files come from.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "assets" / "handmim-tiny-open"
 MESH_FORMATS = ("glb", "obj", "ply")
 # glTF has y up and the viewer on +z; the camera frame has y down and looks along +z: half a turn about x.
@@ -229,10 +229,7 @@ class HandMIM:
             from .acceleration import optimize_for_inference
 
             optimize_for_inference(model)
-        try:
-            processor = AutoImageProcessor.from_pretrained(source, **hub_kwargs)
-        except (OSError, ValueError):  # a folder that a Trainer wrote without a processor
-            processor = HandMIMImageProcessor(size=model.config.image_size)
+        processor = load_processor(source, model.config.image_size, **hub_kwargs)
         pipeline = HandMeshPipeline(
             model=model, image_processor=processor, device=device, detector=detector, task="hand-mesh-estimation"
         )
@@ -310,7 +307,7 @@ def load_network(
         ModelError, ManoFileNotFoundError, InputError: As `HandMIM.from_pretrained`.
     """
     name = str(source)
-    with _checkpoint_errors(name):
+    with checkpoint_errors(source, **hub_kwargs):
         config = AutoConfig.from_pretrained(source, **hub_kwargs)
     _check_config(config, name)
     model_kwargs = dict(hub_kwargs)
@@ -318,7 +315,7 @@ def load_network(
         if config.hand_model != "mano":
             raise InputError(f"hand_model_path is for MANO, but {name} uses the {config.hand_model} hand")
         model_kwargs["hand_model_path"] = os.fspath(hand_model_path)
-    with _checkpoint_errors(name):
+    with checkpoint_errors(source, **hub_kwargs):
         model, report = AutoModel.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **model_kwargs
         )
@@ -334,10 +331,32 @@ def load_graph(
     """A checkpoint's exported graph as a network; arguments and errors as `load_network`'s."""
     from .onnx_network import OnnxNetwork
 
-    with _checkpoint_errors(str(source)):
+    with checkpoint_errors(source, **hub_kwargs):
         config = AutoConfig.from_pretrained(source, **hub_kwargs)
         _check_config(config, str(source))
         return OnnxNetwork.from_pretrained(source, config, device, hand_model_path, **hub_kwargs)
+
+
+def load_processor(source: str | os.PathLike, image_size: int, **hub_kwargs: Any) -> Any:
+    """A checkpoint's image processor; one of our own for a folder that a Trainer wrote without.
+
+    Args:
+        source: Hub id or folder.
+        image_size: Of the crop that the network takes, pixels.
+        hub_kwargs: As `HandMIM.from_pretrained` takes them.
+
+    Raises:
+        ModelError: It is there, but cannot be had or read.
+    """
+    known = {key: hub_kwargs[key] for key in HUB_OPTIONS if key in hub_kwargs}
+    with checkpoint_errors(source, **hub_kwargs):
+        files = [
+            cached_file(source, name, _raise_exceptions_for_missing_entries=False, **known)
+            for name in ("preprocessor_config.json", "processor_config.json")
+        ]
+        if not any(files):
+            return HandMIMImageProcessor(size=image_size)
+        return AutoImageProcessor.from_pretrained(source, **hub_kwargs)
 
 
 def png_bytes(picture: Image.Image) -> bytes:
@@ -376,38 +395,6 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"dtype must be 'float32', 'bfloat16' or 'float16', got {dtype!r}")
     return found
-
-
-@contextmanager
-def _checkpoint_errors(name: str) -> Iterator[None]:
-    """Whatever a loader says about a bad checkpoint, as one sentence."""
-    try:
-        yield
-    except (HandMIMError, ManoFileError, ManoFileNotFoundError):
-        raise
-    except (SafetensorError, RuntimeError, EOFError, UnicodeDecodeError) as error:
-        raise ModelError(f"the checkpoint {name} is damaged ({_first_line(error)}); download it again") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if _is_damaged(name):
-            raise ModelError(f"the checkpoint {name} has a damaged config.json; download it again") from error
-        near = [] if Path(name).exists() else near_names(name)
-        hint = f"; checkpoints of the zoo with near names: {', '.join(near)}" if near else ""
-        raise ModelError(f"no checkpoint could be loaded from {name!r} ({_first_line(error)}){hint}") from error
-
-
-def _is_damaged(name: str) -> bool:
-    import json
-
-    file = Path(name) / "config.json"
-    try:
-        return file.is_file() and not isinstance(json.loads(file.read_text()), dict)
-    except (OSError, ValueError):
-        return True
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")[:200]
 
 
 def _check_config(config: Any, name: str) -> None:
