@@ -12,30 +12,25 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from string import Template
 from typing import Any
 
-from .errors import HandMIMError
+from .model_card_comparisons import belongs_to, is_comparison, load_comparison
+from .model_card_reports import report_name
+from .model_card_weights import CardError, weights_checksum, weights_facts
 
 TEMPLATE = Path(__file__).parent / "assets" / "card_template.md"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_NOTES_BYTES = 1 << 20
 # What people may write about; a heading of another name is more likely a slip than a wish.
 NOTE_SECTIONS = ("summary", "pictures", "facts", "results", "training", "limits", "intended use", "licences")
-# Of batch normalisation: in the file, but nothing that a gradient changes.
-STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _HEADING = re.compile(r"## +(.+?)\s*$")
 _IMAGE = re.compile(r"!\[([^\]\n]*)\]\(([^)\s]+)\)")
 _FIELD = re.compile(r"\$(\w+)")
-
-
-class CardError(HandMIMError, ValueError):
-    """A card that cannot be made: a file of the checkpoint or a note is missing or wrong, a report is of another."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +73,7 @@ class CardFacts:
 
 
 def card_text(facts: CardFacts) -> str:
-    """The whole README.md of a checkpoint: metadata for the Hub, and Markdown for people.
-
-    Raises:
-        CardError: A comparison belongs to none of the reports.
-    """
+    """The whole README.md of a checkpoint: metadata for the Hub, and Markdown for people."""
     from .model_card_metadata import metadata_yaml
     from .model_card_sections import sections
 
@@ -121,7 +112,7 @@ def collect_facts(
     name: str | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> CardFacts:
-    """What is known about a checkpoint. Of the weights only the header is read.
+    """What is known about a checkpoint. Of the weights only the header is read, unless there are reports to check.
 
     Args:
         folder: With `config.json` and `model.safetensors` (or its shards).
@@ -140,7 +131,6 @@ def collect_facts(
     """
     folder = Path(folder)
     config = _config(folder)
-    header = _weights(folder)
     recipe = without_places(_recipe(folder) if recipe is None else recipe)
     name = name or _name(folder, repo_id, recipe)
     texts, pictures = ({}, ()) if notes is None else read_notes(Path(notes))
@@ -158,10 +148,10 @@ def collect_facts(
         pictures=pictures,
         carries_code="auto_map" in config,
         comparisons=comparisons,
-        **header,
+        **weights_facts(folder),
     )
     for report in facts.reports:
-        _check_report(report, facts)
+        _check_report(report, facts, folder)
     return facts
 
 
@@ -180,34 +170,6 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CardError(f"{path} names no model_type; save the model again with save_pretrained")
     return config
-
-
-def _weights(folder: Path) -> dict[str, Any]:
-    """`parameters`, `size_bytes` and `dtype` of a folder's safetensors, from their headers."""
-    from safetensors import SafetensorError, safe_open
-
-    single = folder / "model.safetensors"
-    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
-    if not files:
-        raise CardError(f"{folder} has no model.safetensors; save the model with save_pretrained")
-    learned: Counter[str] = Counter()
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy") as tensors:
-                for name in tensors.keys():
-                    if not name.endswith(STATISTICS):
-                        entry = tensors.get_slice(name)
-                        learned[entry.get_dtype()] += math.prod(entry.get_shape())
-        except (OSError, SafetensorError) as error:
-            raise CardError(f"{file} is damaged ({error}); save the model again") from error
-    if not learned:
-        raise CardError(f"{files[0]} holds no weights; save the model again")
-    dtype = learned.most_common(1)[0][0]
-    return {
-        "parameters": learned.total(),
-        "size_bytes": sum(file.stat().st_size for file in files),
-        "dtype": DTYPES.get(dtype, dtype),
-    }
 
 
 def _recipe(folder: Path) -> dict[str, Any] | None:
@@ -259,8 +221,11 @@ def _datasets(recipe: Mapping[str, Any] | None) -> list[str]:
 def _base_model(recipe: Mapping[str, Any] | None) -> str | None:
     """What a fine-tuning recipe's model section starts from."""
     model = (recipe or {}).get("model")
-    start = [model.get(key) for key in ("checkpoint", "pretrained", "timm")] if isinstance(model, Mapping) else []
-    return next((value for value in start if isinstance(value, str) and value and "$" not in value), None)
+    starts = [model.get(key) for key in ("checkpoint", "pretrained", "timm")] if isinstance(model, Mapping) else []
+    start = next((value for value in starts if isinstance(value, str) and value and "$" not in value), None)
+    if start is None or not (Path(start).exists() or Path(start).name == "release"):
+        return start
+    return f"a local checkpoint ({start})"  # "runs/small" looks like an id of the Hub
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -270,7 +235,6 @@ def _base_model(recipe: Mapping[str, Any] | None) -> str | None:
 def _measured(paths: Sequence[str | Path]) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
     """Reports of our evaluation, and comparisons with other methods."""
     from .evaluation.report import load
-    from .model_card_comparisons import is_comparison, load_comparison
 
     reports, comparisons = [], []
     for path in map(Path, paths):
@@ -278,22 +242,38 @@ def _measured(paths: Sequence[str | Path]) -> tuple[tuple[dict[str, Any], ...], 
             comparisons.append(load_comparison(path))
         else:
             reports.append(load(path))
+    names = Counter(map(report_name, [*reports, *comparisons]))
+    if max(names.values(), default=0) > 1:
+        raise CardError(f"two reports are of the same run, {names.most_common(1)[0][0]}; give the one that counts")
+    for comparison in comparisons:
+        if not any(belongs_to(comparison, report) for report in reports):
+            raise CardError(f"{report_name(comparison)} is on other samples than the reports; measure it on theirs")
     return tuple(reports), tuple(comparisons)
 
 
-def _check_report(report: Mapping[str, Any], facts: CardFacts) -> None:
+def _check_report(report: Mapping[str, Any], facts: CardFacts, folder: Path) -> None:
     """Raises a CardError if a report cannot be about these weights."""
     what = f"the report on {report['title']}, {report['split']}"
+    again = f"run handmim evaluate {report['benchmark']} --model on this checkpoint"
     model = report["model"]
     if model is None:
-        raise CardError(f"{what} is of a submission, which does not say which weights made it; evaluate with --model")
+        raise CardError(f"{what} is of a submission, which does not say which weights made it; {again}")
     stated = {"parameters": facts.parameters, "hand_model": facts.config.get("hand_model")}
+    if model.get("weights_checksum"):
+        stated["weights_checksum"] = weights_checksum(folder, str(model.get("dtype")))
     for key, value in stated.items():
-        if value is not None and model.get(key) not in (None, value):
+        if value is not None and model.get(key) != value:
             raise CardError(
-                f"{what} is of another model: it has {key} {model[key]}, {facts.name} {value}; "
-                f"run handmim evaluate {report['benchmark']} --model on this checkpoint"
+                f"{what} is of another model: its {key} is {model.get(key)}, {facts.name} has {value}; {again}"
             )
+    if not all(math.isfinite(entry["value"]) for entry in _figures(report)):
+        raise CardError(f"{what} holds figures that are no numbers; {again}")
+
+
+def _figures(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """All figures of a report."""
+    for row in (report["metrics"], *report["baselines"].values(), *report["groups"].values()):
+        yield from row.values()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -336,6 +316,11 @@ def read_notes(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
             current.append(line.rstrip())
     notes = {section: "\n".join(lines).strip() for section, lines in found.items()}
     pictures = dict.fromkeys(str(_picture(path, link)) for note in notes.values() for _, link in _IMAGE.findall(note))
+    names = Counter(Path(picture).name for picture in pictures)
+    if max(names.values(), default=0) > 1:
+        raise CardError(
+            f"{path}: two pictures are named {names.most_common(1)[0][0]}, and both will lie beside the card"
+        )
     shown = {section: _IMAGE.sub(_beside, note) for section, note in notes.items() if note}
     return shown, tuple(pictures)
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .model_card_weights import CardError
+
 FORMAT = "handmim comparison 1"
 MAX_BYTES = 5_000_000
 
@@ -29,8 +31,6 @@ def load_comparison(path: Path) -> dict[str, Any]:
     Raises:
         CardError: Something in it is missing or of another kind.
     """
-    from .model_card import CardError
-
     comparison = json.loads(path.read_bytes())
     kinds = {"benchmark": str, "data": dict, "methods": dict, "notes": list}
     for name, kind in kinds.items():

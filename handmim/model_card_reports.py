@@ -18,18 +18,22 @@ _UNFIT = re.compile(r"[^a-z0-9.]+")
 
 
 def report_name(report: Mapping[str, Any]) -> str:
-    """The file name of a report beside its card."""
-    parts = [report["benchmark"], report["split"], *marks(report)]
-    return "-".join(_UNFIT.sub("-", str(part).lower()).strip("-.") for part in parts) + ".json"
+    """The file name, beside its card, of a report or of a comparison with other methods."""
+    if "methods" in report:
+        parts = [report["benchmark"], "comparison"]
+    else:
+        parts = [report["benchmark"], report["split"], *marks(report)]
+    fit = [_UNFIT.sub("-", str(part).lower()).strip("-.") for part in parts]
+    return ("-".join(filter(None, fit)) or "report") + ".json"
 
 
 def report_bytes(report: Mapping[str, Any]) -> bytes:
-    """A report as `evaluation.report.save` writes it."""
+    """A report, or a comparison, as it was written."""
     return json.dumps(report, indent=1, allow_nan=False).encode()
 
 
 def checksum(report: Mapping[str, Any]) -> str:
-    """The first twelve digits of the SHA-256 of the report's file."""
+    """The first twelve digits of the SHA-256 of a report's file."""
     return hashlib.sha256(report_bytes(report)).hexdigest()[:12]
 
 

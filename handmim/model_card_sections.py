@@ -106,8 +106,8 @@ def facts_table(facts: CardFacts) -> str:
         rows.append(("trained on", ", ".join(f"`{cell(name)}`" for name in facts.datasets)))
     if facts.base_model:
         rows.append(("starts from", linked(facts.base_model)))
-    rows.append(("licence", cell(facts.licence or "not stated")))
-    return "\n".join(filter(None, [table([("", ""), *rows]), facts.notes.get("facts", "")]))
+    licence = f"| licence | {cell(facts.licence or 'not stated')} |"
+    return "\n".join(filter(None, [table([("", ""), *rows]), facts.notes.get("facts", ""), licence]))
 
 
 def network(config: Mapping[str, Any]) -> str:
@@ -230,7 +230,7 @@ def results(report: Mapping[str, Any], facts: CardFacts) -> str:
         figures(rows, report["samples"]),
         groups(report),
         remarks(report, others),
-        origin(report),
+        origin(report, others),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -248,9 +248,10 @@ def remarks(report: Mapping[str, Any], others: list[Mapping[str, Any]]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def origin(report: Mapping[str, Any]) -> str:
-    """Which file the figures are from, and how to get them again."""
-    text = f"From `{report_name(report)}` (SHA-256 {checksum(report)})"
+def origin(report: Mapping[str, Any], others: list[Mapping[str, Any]]) -> str:
+    """Which files the figures are from, and how to get them again."""
+    files = [f"`{report_name(file)}` (SHA-256 {checksum(file)})" for file in (report, *others)]
+    text = f"Figures from {' and '.join(files)}"
     command = " ".join(str(report.get("command") or "").replace("`", "").split())
     return f"{text}: `{command}`" if command else f"{text}."
 

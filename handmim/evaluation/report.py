@@ -28,6 +28,8 @@ MAX_REPORT_BYTES = 50_000_000
 PACKAGES = ("handmim", "torch", "transformers", "timm", "numpy", "pillow")
 # What the papers' tables show comes first; the others follow in the order of `MEASURES`.
 COLUMNS = tuple(MEASURES)
+# Of the stacks of a cascade: the six columns of HIU-DMTL's table 3.
+STACK_COLUMNS = ("map_auc_2d", "auc_2d", "map_mask_iou", "mask_iou", "pa_auc_joints", "pa_auc_vertices")
 
 
 def build(
@@ -47,6 +49,7 @@ def build(
     notes: Sequence[str] = (),
     command: str = "",
     private: Iterable[str | Path] = (),
+    stacks: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """A report, ready for JSON.
 
@@ -63,6 +66,7 @@ def build(
         notes: For people.
         command: What to type to get it again, without paths.
         private: Paths that may occur in notes, and are cut to their last part.
+        stacks: Figures of each stack of a cascade; None: there is no cascade.
 
     Returns:
         The report, without any absolute path.
@@ -78,6 +82,7 @@ def build(
         "official": dict(official or {}),
         "baselines": {name: _metrics(other.metrics) for name, other in (baselines or {}).items()},
         "groups": {name: _metrics(metrics) for name, metrics in scores.groups.items()},
+        **({"stacks": {name: _metrics(metrics) for name, metrics in stacks.items()}} if stacks else {}),
         "omitted": dict(scores.omitted),
         "curves": {name: _curve(curve) for name, curve in scores.curves.items()},
         "notes": list(notes),
@@ -195,10 +200,13 @@ def _card_datasets(card: Path) -> list[str] | None:
     from huggingface_hub import ModelCard
 
     try:
-        datasets = ModelCard.load(card).data.datasets
+        data = ModelCard.load(card).data
+        datasets = [data.datasets] if isinstance(data.datasets, str) else [str(item) for item in data.datasets or ()]
+        # of data that the Hub has no id of, `model_card_metadata` makes tags
+        tags = [str(tag).removeprefix("trained-on-") for tag in data.tags or () if str(tag).startswith("trained-on-")]
     except Exception:  # of a card that somebody wrote by hand anything can be wrong, and nothing depends on it
         return None
-    return [datasets] if isinstance(datasets, str) else [str(item) for item in datasets or ()] or None
+    return [*datasets, *tags] or None
 
 
 def public_name(name: str) -> str:
@@ -258,8 +266,8 @@ def _problem(report: Mapping[str, Any]) -> str | None:
             return f"its {name!r} is {type(report[name]).__name__}, not dict"
     if not all(isinstance(row, dict) for part in ("baselines", "groups") for row in report[part].values()):
         return "a row of its metrics is no dict"
-    for rows in (report, *({"metrics": row} for row in report["baselines"].values())):
-        for name, entry in rows["metrics"].items():
+    for row in (report["metrics"], *report["baselines"].values(), *report["groups"].values()):
+        for name, entry in row.items():
             if not isinstance(entry, dict) or not isinstance(entry.get("value"), int | float):
                 return f"its metric {name!r} has no number"
     for name, entry in report["curves"].items():
@@ -322,6 +330,9 @@ def text(report: Mapping[str, Any]) -> str:
         wanted = ("mean_2d", "pck_2d_10", "auc_2d", "pa_mpjpe", "mask_iou")
         parts = {f"{n} ({m['samples']['value']})": values(m) for n, m in report["groups"].items() if "samples" in m}
         lines += ["", table(parts, wanted)]
+    if report.get("stacks"):
+        rows = {f"stack {name}": values(metrics) for name, metrics in report["stacks"].items()}
+        lines += ["", table(rows, STACK_COLUMNS)]
     lines += ["", *(f"not measured: {name}, {reason}" for name, reason in report["omitted"].items())]
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join(lines).rstrip()

@@ -1,11 +1,15 @@
 r"""Score methods on annotated photographs: our model, MediaPipe, and the mean hand that looks at nothing.
 
     python tests/benchmarks/real_photos.py --manifest PATH/manifest.json \
-        [--model DIR|embedded] [--mediapipe-python PYTHON] [--out REPORT.json]
+        [--model DIR|embedded] [--no-boxes] [--no-mean] [--mediapipe-python PYTHON] [--out COMPARISON.json]
 
 Boxes and sides are given to every method. Our model and the mean hand are those of `handmim evaluate real-photos`,
-which gives a full report. MediaPipe sees the picture cut to 2.2 times the box, the left hands mirrored (its best case),
-and the whole picture; `--mediapipe-python` names an interpreter that has it, which may be another environment.
+which gives a full report; with `--no-boxes` the model gets neither and looks in the whole picture. MediaPipe sees the
+picture cut to 2.2 times the box, the left hands mirrored (its best case), and the whole picture; `--mediapipe-python`
+names an interpreter that has it, which may be another environment. `--out` writes what a model card shows beside the
+report of the same samples: model_cards/sources/handmim-tiny-open/real-photos-comparison.json is of
+
+    --no-mean --no-boxes --model embedded --mediapipe-python PYTHON
 """
 
 import argparse
@@ -21,6 +25,8 @@ from typing import Any
 import numpy as np
 
 MEDIAPIPE_CROP, MEDIAPIPE_SIZE = 2.2, 384
+# Predictions by the name of a row, and what is to be said about them.
+Result = tuple[dict[str, Any], str]
 # Runs in the other interpreter: pictures of an .npz -> landmarks (in shares of the picture) and world landmarks.
 MEDIAPIPE_WORKER = """
 import json, sys
@@ -36,7 +42,7 @@ with np.load(sys.argv[1]) as pictures:
         both = zip(result.multi_hand_landmarks or (), result.multi_hand_world_landmarks or ())
         found.append([[[[p.x, p.y, p.z] for p in part.landmark] for part in pair] for pair in both])
 with open(sys.argv[2], "w") as file:
-    json.dump(found, file)
+    json.dump({"version": mediapipe.__version__, "hands": found}, file)
 """
 
 
@@ -44,9 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--model", help="checkpoint folder or Hub id, or 'embedded'")
+    parser.add_argument("--no-boxes", action="store_true", help="the model gets no boxes, sides and cameras")
     parser.add_argument("--mediapipe-python", help="interpreter that has mediapipe <= 0.10.21")
     parser.add_argument("--no-mean", action="store_true", help="leave the mean hand out")
-    parser.add_argument("--out", type=Path, help="JSON report")
+    parser.add_argument("--out", type=Path, help="JSON for a model card, see handmim/model_card_comparisons.py")
     args = parser.parse_args()
     from handmim.evaluation.mean_hand import NAME, predict_mean, synthetic_mean_hand
     from handmim.evaluation.real_photos import RealPhotos
@@ -54,70 +61,132 @@ def main() -> None:
 
     reader = RealPhotos(args.manifest)
     truth = collect(reader)
-    methods: dict[str, Callable[[], dict[str, Any]]] = {}
+    methods: dict[str, Callable[[], Result]] = {}
     if not args.no_mean:
-        methods["mean hand"] = lambda: {NAME: predict_mean(truth, *synthetic_mean_hand())}
+        methods["mean hand"] = lambda: ({NAME: predict_mean(truth, *synthetic_mean_hand())}, "")
+    if args.model:
+        predict = whole_picture_prediction if args.no_boxes else model_prediction
+        methods["model"] = lambda: predict(reader, args.model)
     if args.mediapipe_python:
         methods["mediapipe"] = lambda: mediapipe_predictions(list(reader), truth, args.mediapipe_python)
-    if args.model:
-        methods["model"] = lambda: {f"handmim ({args.model})": model_prediction(reader, args.model)}
     figures: dict[str, Any] = {}
+    notes = []
     for title, method in methods.items():
         start = time.perf_counter()
-        figures |= {name: scored(truth, prediction) for name, prediction in method().items()}
+        predictions, note = method()
+        figures |= {name: scored(truth, prediction) for name, prediction in predictions.items()}
+        notes += [note] if note else []
         print(f"{title}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
     print_tables(figures)
+    print("\n".join(notes))
     if args.out:
-        args.out.write_text(json.dumps({"manifest": args.manifest.name, "methods": figures}, indent=1))
+        args.out.write_text(json.dumps(comparison(reader, truth, figures, notes), indent=1))
 
 
-def model_prediction(reader: Any, name: str) -> Any:
-    """Our model, with the cameras of the manifest where it has them."""
+def comparison(reader: Any, truth: Any, figures: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The figures for a model card; they hold no picture, no label and no path."""
+    from handmim.evaluation.report import versions
+    from handmim.model_card_comparisons import FORMAT
+
+    return {
+        "format": FORMAT,
+        "benchmark": reader.name,
+        "samples": len(truth),
+        "data": {"checksum": truth.checksum, "pictures_checksum": truth.files},
+        "methods": figures,
+        "notes": notes,
+        "versions": versions(),
+    }
+
+
+def load(name: str, detector: str) -> Any:
+    """Our model."""
     from handmim import HandMIM
+
+    return HandMIM.from_pretrained(None if name == "embedded" else name, detector=detector)
+
+
+def shown(name: str) -> str:
+    """What a table calls our model."""
+    from handmim.hand import EMBEDDED_CHECKPOINT
+
+    return EMBEDDED_CHECKPOINT.name if name == "embedded" else Path(name).name
+
+
+def model_prediction(reader: Any, name: str) -> Result:
+    """Our model, with the cameras of the manifest where it has them."""
     from handmim.evaluation.predictions import Predictor, predict
 
-    model = HandMIM.from_pretrained(None if name == "embedded" else name, detector="none")
+    model = load(name, "none")
     predictor = Predictor(model.model, model.image_processor, vertices=False)
-    return predict(reader, predictor, count=len(reader))
+    return {shown(name): predict(reader, predictor, count=len(reader))}, ""
+
+
+def whole_picture_prediction(reader: Any, name: str) -> Result:
+    """Our model with nothing but the pictures, as the front door does it where no detector is installed."""
+    model = load(name, "whole-image")
+    photos = list(reader)
+    prediction = nothing_found(len(photos))
+    right, counted = 0, 0
+    for row, photo in enumerate(photos):
+        (hand,) = model(photo.image)
+        prediction.keypoints_2d[row], prediction.joints[row] = hand.keypoints_2d, hand.joints
+        if "keypoints_2d" in photo.labels:
+            counted += 1
+            right += hand.handedness == photo.handedness
+    title = f"{shown(name)}, without boxes or sides"
+    note = (
+        "Without boxes, sides and cameras the whole picture is refined twice and the side is that of the better "
+        f"score, which is right for {right} of the {counted} hands with keypoints; in pictures with several hands "
+        "another one than the labelled may be found. Give boxes and sides when you know them."
+    )
+    return {title: prediction}, note
 
 
 def scored(truth: Any, prediction: Any) -> dict[str, Any]:
-    """Figures of the hands with labelled points, and of each source; without rotation there is nothing to compare."""
+    """Figures of all hands, and of each source."""
     from handmim.evaluation.scoring import score
 
-    rows = [row for row, points in enumerate(truth.keypoints_2d) if not np.isnan(points).all()]
-    scores = score(truth.select(rows), prediction.select(rows))
+    scores = score(truth, prediction)
     return {"metrics": scores.metrics, "groups": scores.groups}
 
 
-def mediapipe_predictions(photos: Sequence[Any], truth: Any, python: str) -> dict[str, Any]:
+def nothing_found(count: int) -> Any:
+    """Predictions to be filled in; NaN is a hand that was not found."""
+    from handmim.evaluation.predictions import Predictions
+
+    nothing = np.full((count, 21, 3), np.nan)
+    return Predictions(nothing[..., :2].copy(), nothing.copy())
+
+
+def mediapipe_predictions(photos: Sequence[Any], truth: Any, python: str) -> Result:
     """MediaPipe on crops and on whole pictures; of several hands the one nearest to the box's centre."""
     import torch
 
-    from handmim.evaluation.predictions import Predictions
     from handmim.geometry import affine_points, invert_affine
     from handmim.images import load_image
 
     pictures = [load_image(photo.image).pixels for photo in photos]
     cut = [mediapipe_crop(photo, picture) for photo, picture in zip(photos, pictures, strict=True)]
-    nothing = np.full((len(photos), 21, 3), np.nan)
-    crops, whole = (
-        Predictions(nothing[..., :2].copy(), nothing.copy()),
-        Predictions(nothing[..., :2].copy(), nothing.copy()),
-    )
+    crops, whole = nothing_found(len(photos)), nothing_found(len(photos))
     centre = np.full(2, (MEDIAPIPE_SIZE - 1) / 2)
-    for row, found in enumerate(run_mediapipe([crop for crop, _ in cut], python)):
+    hands_in_crops, version = run_mediapipe([crop for crop, _ in cut], python)
+    for row, found in enumerate(hands_in_crops):
         hand = nearest_hand(found, (MEDIAPIPE_SIZE, MEDIAPIPE_SIZE), centre, MEDIAPIPE_SIZE / MEDIAPIPE_CROP)
         if hand is not None:
             crops.keypoints_2d[row] = affine_points(invert_affine(cut[row][1]), torch.from_numpy(hand[0])).numpy()
             crops.joints[row] = hand[1] * ([-1, 1, 1] if photos[row].handedness == "left" else 1)
-    for row, found in enumerate(run_mediapipe(pictures, python)):
+    for row, found in enumerate(run_mediapipe(pictures, python)[0]):
         height, width = pictures[row].shape[:2]
         centre = truth.boxes[row].reshape(2, 2).mean(0)
         hand = nearest_hand(found, (width, height), centre, truth.box_sides[row])
         if hand is not None:
             whole.keypoints_2d[row], whole.joints[row] = hand
-    return {"mediapipe, crop 2.2": crops, "mediapipe, whole picture": whole}
+    note = (
+        f"MediaPipe is version {version}, on a crop of {MEDIAPIPE_CROP} times the box with left hands mirrored, or on "
+        "the whole picture; a hand it misses counts as error 1."
+    )
+    return {"MediaPipe, crop": crops, "MediaPipe, whole picture": whole}, note
 
 
 def mediapipe_crop(photo: Any, picture: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -136,14 +205,15 @@ def mediapipe_crop(photo: Any, picture: np.ndarray) -> tuple[np.ndarray, Any]:
     return np.round(crop).clip(0, 255).astype(np.uint8).transpose(1, 2, 0), affine
 
 
-def run_mediapipe(pictures: Sequence[np.ndarray], python: str) -> list[list]:
-    """For each picture the hands found: (landmarks, world landmarks), each 21 x 3."""
+def run_mediapipe(pictures: Sequence[np.ndarray], python: str) -> tuple[list[list], str]:
+    """For each picture the hands found: (landmarks, world landmarks), each 21 x 3; and MediaPipe's version."""
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "pictures.npz", Path(folder) / "found.json"
         np.savez(source, **{str(row): picture for row, picture in enumerate(pictures)})
         command = [python, "-c", MEDIAPIPE_WORKER, str(source), str(result)]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, cwd=folder)
-        return json.loads(result.read_text())
+        answer = json.loads(result.read_text())
+    return answer["hands"], answer["version"]
 
 
 def nearest_hand(
