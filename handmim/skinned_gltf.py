@@ -3,16 +3,17 @@
 A viewer computes a vertex as glTF 2.0 says: `sum_j w_j G_j B_j (template + sum_i m_i target_i)`, with joint transforms
 G, inverse bind matrices B and morph weights m. The hand model computes more than that; what becomes of the rest:
 
-* **Shape.** Targets `shape_0` to `shape_9` are the shape directions, their weights the betas. Shape also moves the
-  joints: the nodes' translations are those of the betas. If the betas change from frame to frame, B belongs to their
-  mean and the translations have keyframes that put every vertex where it must be.
+* **Shape.** Targets `shape_0` to `shape_9` are the shape directions, their weights the betas, or their mean if they
+  change from frame to frame. Shape also moves the joints: nodes and B are those of the (mean) betas, and if these
+  change, keyframes of the nodes' translations put the joints where each frame has them.
 * **Skinning weights.** Programs need not read more than four a vertex (three.js does not), so the four largest are
   kept and scaled to sum 1.
 * **Pose correctives** have no counterpart in glTF; without them the open hand is off by up to 4 mm in a fist.
 
-Whatever the last two leave over is found as an offset of each vertex in the bind pose, frame by frame, and few targets
+Whatever this leaves over is found as an offset of each vertex in the bind pose, frame by frame, and few targets
 `pose_0`, `pose_1`, ... are chosen whose sums give these offsets to `TOLERANCE`. They belong to this motion: at weight 0
-they do nothing, and another motion needs others.
+they do nothing, and another motion needs others. Their weights lie in [0, 1] because Blender (5.0) clamps animated
+weights to that range, widened by the first keyframe only; for the same reason changing betas are left to them.
 
 Frames: node rotations are `hand_pose` itself, and the bind pose lies in the hand model's own frame. The wrist's node
 carries the way into glTF's world: y up, metres, the camera of the picture at the origin, looking along -z.
@@ -143,9 +144,9 @@ def _keyframes(
         seconds = np.arange(len(frames)) / fps
     else:
         seconds = _numbers(times, (len(frames),), "times")
-    seconds = seconds.astype(np.float32)  # as the file has them
+    seconds = seconds.clip(-1, 1e9).astype(np.float32)  # as the file has them
     if (np.diff(seconds) <= 0).any() or (seconds < 0).any():
-        raise InputError("times must be seconds that increase (in float32) and start at 0 or later")
+        raise InputError("times must be seconds from 0 to 1e9 that increase also when rounded to float32")
     names = [getattr(hand, "source", "") or f"frame {index}" for index, hand in enumerate(frames)]
     there = [index for index, hand in enumerate(frames) if hand is not None]
     if not there:
@@ -259,15 +260,17 @@ class _Motion:
         bind_joints: (16, 3) where the inverse bind matrices put the joints.
         rotations: (F, 16, 3, 3) of each joint in its parent.
         translations: (F, 16, 3) of each joint in its parent, metres.
-        betas: (F, 10).
+        betas: (10,), of the shape targets.
+        steady: whether the frames have these betas.
         pose_targets: (K, V, 3) offsets in the bind pose, metres.
-        pose_weights: (F, K).
+        pose_weights: (F, K) in [0, 1].
     """
 
     bind_joints: Tensor
     rotations: Tensor
     translations: Tensor
     betas: Tensor
+    steady: bool
     pose_targets: Tensor
     pose_weights: Tensor
 
@@ -277,12 +280,14 @@ class _Motion:
         bind_joints, translations = _joint_translations(rig, rotations, betas)
         offsets = _offsets(rig, rotations, translations, bind_joints, betas)
         translations[:, 0] += translation
-        return cls(bind_joints, rotations, translations, betas, *choose_targets(offsets, TOLERANCE))
+        steady = bool((betas == betas[:1]).all())
+        targets, weights = choose_targets(offsets, TOLERANCE)
+        return cls(bind_joints, rotations, translations, betas.mean(0), steady, targets, weights)
 
     @property
     def weights(self) -> Tensor:
         """(F, 10 + K) of all morph targets."""
-        return torch.cat([self.betas, self.pose_weights], 1)
+        return torch.cat([self.betas.expand(len(self.rotations), -1), self.pose_weights], 1)
 
 
 def _joint_translations(rig: _Rig, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,10 +316,10 @@ def _joint_transforms(rotations: Tensor, translations: Tensor) -> tuple[Tensor, 
 
 
 def _offsets(rig: _Rig, rotations: Tensor, translations: Tensor, bind_joints: Tensor, betas: Tensor) -> Tensor:
-    """(F, V, 3) float32: how far each vertex must be moved in the bind pose for glTF's skinning to give the model's."""
+    """(F, V, 3) float32, metres: what the mean shape in the bind pose lacks for glTF's skinning to give the model's."""
     four = torch.zeros(len(rig.template), NUM_JOINTS).scatter_add_(1, rig.owners, rig.weights)
-    shaped = rig.template + torch.einsum("vck,fk->fvc", rig.shape_dirs, betas.float())
-    offsets = torch.empty_like(shaped)
+    shaped = rig.template + rig.shape_dirs @ betas.mean(0).float()
+    offsets = torch.empty(len(betas), *rig.template.shape)
     for start in range(0, len(betas), CHUNK):
         part = slice(start, start + CHUNK)
         turns, places = _joint_transforms(rotations[part], translations[part])
@@ -322,7 +327,7 @@ def _offsets(rig: _Rig, rotations: Tensor, translations: Tensor, bind_joints: Te
         transforms = torch.cat([turns, places[..., None]], -1).float()
         blended = torch.einsum("vj,bjrc->bvrc", four, transforms)
         blend, shift = blended[..., :3], blended[..., 3]
-        missing = rig.posed(rotations[part], betas[part]) - shift - (blend @ shaped[part, :, :, None]).squeeze(-1)
+        missing = rig.posed(rotations[part], betas[part]) - shift - (blend @ shaped[..., None]).squeeze(-1)
         # Damped, because a blend of opposite rotations has no inverse; elsewhere it costs 1e-5 of the offset.
         transposed = blend.transpose(-1, -2)
         normal = transposed @ blend + 1e-5 * torch.eye(3)
@@ -341,12 +346,12 @@ def choose_targets(offsets: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
         tolerance: Metres.
 
     Returns:
-        Targets (K, V, 3), K <= `MAX_POSE_TARGETS`, and weights (F, K), float32.
+        Targets (K, V, 3), K <= `MAX_POSE_TARGETS` + 1, and weights (F, K) in [0, 1], float32.
     """
     frames, vertices, _ = offsets.shape
     active = (offsets.abs() > NEGLIGIBLE).any(0).any(-1).nonzero().squeeze(1)
     left = offsets[:, active].reshape(frames, -1)
-    targets, weights = [], []
+    targets, weights = left.new_zeros(0, left.shape[1]), left.new_zeros(frames, 0)
     while len(targets) < MAX_POSE_TARGETS and left.numel():
         error = left.view(frames, -1, 3).norm(dim=-1).amax(1)
         worst = int(error.argmax())
@@ -355,13 +360,21 @@ def choose_targets(offsets: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
         target = left[worst].clone()
         weight = left @ (target / target.dot(target))
         left -= weight[:, None] * target
-        whole = offsets.new_zeros(vertices, 3)
-        whole[active] = target.view(-1, 3)
-        targets.append(whole)
-        weights.append(weight)
-    if not targets:
-        return offsets.new_zeros(0, vertices, 3), offsets.new_zeros(frames, 0)
-    return torch.stack(targets), torch.stack(weights, 1)
+        targets, weights = torch.cat([targets, target[None]]), torch.cat([weights, weight[:, None]], 1)
+    targets, weights = _from_zero_to_one(targets, weights)
+    whole = offsets.new_zeros(len(targets), vertices, 3)
+    whole[:, active] = targets.view(len(targets), len(active), 3)
+    return whole, weights
+
+
+def _from_zero_to_one(targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The same sums with weights in [0, 1]; what shifting them takes is one more target, whose weight is always 1."""
+    low, high = weights.amin(0).clamp(max=0), weights.amax(0)
+    rest = low @ targets
+    targets, weights = targets * (high - low)[:, None], ((weights - low) / (high - low)).clamp(0, 1)
+    if (rest.abs() > NEGLIGIBLE).any():
+        targets, weights = torch.cat([rest[None], targets]), torch.cat([torch.ones_like(weights[:, :1]), weights], 1)
+    return targets, weights
 
 
 def continuous_quaternions(rotations: Tensor) -> Tensor:
@@ -442,10 +455,9 @@ def _animation(
 ) -> dict[str, Any]:
     """Linear keyframes: all rotations, the wrist's translation, and what else changes."""
     times = buffer.add(seconds, bounds=True)
-    steady = (motion.betas == motion.betas[:1]).all()
     outputs = [(j + 1, "rotation", quaternions[:, j]) for j in range(NUM_JOINTS)]
-    outputs += [(j + 1, "translation", translations[:, j]) for j in range(1 if steady else NUM_JOINTS)]
-    if not steady or len(motion.pose_targets):
+    outputs += [(j + 1, "translation", translations[:, j]) for j in range(1 if motion.steady else NUM_JOINTS)]
+    if len(motion.pose_targets):
         outputs.append((0, "weights", motion.weights.reshape(-1)))
     samplers = [{"input": times, "output": buffer.add(o), "interpolation": "LINEAR"} for _, _, o in outputs]
     channels = [{"sampler": i, "target": {"node": n, "path": p}} for i, (n, p, _) in enumerate(outputs)]
