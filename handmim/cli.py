@@ -142,8 +142,16 @@ def _add_synthesize(commands: Any) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="Hub id or folder (default: the checkpoint in the package)")
+    add_revision_option(parser)
     parser.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+
+def add_revision_option(parser: argparse.ArgumentParser) -> None:
+    """`--revision`, beside every option that names a checkpoint on the Hub."""
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit hash of a model on the Hub (default: the newest)"
+    )
 
 
 class _Boxes(argparse.Action):

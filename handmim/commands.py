@@ -168,7 +168,26 @@ def load_model(args: argparse.Namespace) -> "HandMIM":
         device=args.device,
         detector=getattr(args, "detector", "auto"),
         hand_model_path=args.hand_model_path,
+        **hub_options(args.model, args.revision),
     )
+
+
+def hub_options(model: str | None, revision: str | None) -> dict[str, str]:
+    """What a loader needs to find the version of a checkpoint that the options name.
+
+    Args:
+        model: As named on the command line; None: the checkpoint in the package.
+        revision: A branch, tag or commit hash on the Hub; None: the newest.
+
+    Raises:
+        InputError: The checkpoint is not on the Hub, so it has no revisions.
+    """
+    if revision is None:
+        return {}
+    if model is None or Path(model).is_dir():
+        what = "the one in the package" if model is None else f"the folder {model}"
+        raise InputError(f"--revision is for a checkpoint on the Hub, got {revision!r} for {what}")
+    return {"revision": revision}
 
 
 def _described(detector: "HandDetector") -> str:

@@ -21,6 +21,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_convert(commands: Any) -> None:
+    from .cli import add_revision_option
+
     convert = commands.add_parser(
         "convert",
         help="weights of a timm, MAE, DINO, iBOT or DINOv2 transformer in, or a backbone out to timm",
@@ -31,6 +33,7 @@ def _add_convert(commands: Any) -> None:
         "source", metavar="SOURCE", help="a .safetensors or .pth file, a timm name, dinov2-base, ...; or our checkpoint"
     )
     convert.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder; with --to timm a file")
+    add_revision_option(convert)
     convert.add_argument("--to", choices=("handmim", "timm"), default="handmim", help="default: handmim")
     convert.add_argument("--kind", choices=("timm", "mae", "dino", "ibot", "dinov2"), help="default: found out")
     convert.add_argument("--size", choices=("tiny", "small", "base", "large"), help="of the backbone, to convert in")
@@ -42,7 +45,9 @@ def _add_convert(commands: Any) -> None:
 def run_convert(args: argparse.Namespace) -> int:
     """`handmim convert`."""
     if args.to == "timm":
-        return _convert_to_timm(args.source, args.out)
+        return _convert_to_timm(args.source, args.out, args.revision)
+    if args.revision is not None:
+        args.parser.error("--revision is for our checkpoints, with --to timm")
     if args.size is None:
         args.parser.error("--size is needed: tiny, small, base or large")
     from . import register
@@ -61,19 +66,21 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _convert_to_timm(source: str, out: Path) -> int:
+def _convert_to_timm(source: str, out: Path, revision: str | None) -> int:
     from safetensors.torch import save
 
     from . import register
     from .atomic_files import atomic_file
     from .backbone_weights import HALF, timm_state_dict
+    from .commands import hub_options
     from .errors import InputError
     from .hand import EMBEDDED_CHECKPOINT, load_network
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out must be a .safetensors file, got {out.name!r}")
     register()
-    model = load_network(EMBEDDED_CHECKPOINT if source == EMBEDDED_CHECKPOINT.name else source, mesh="any")
+    options = hub_options(source, revision)
+    model = load_network(EMBEDDED_CHECKPOINT if source == EMBEDDED_CHECKPOINT.name else source, mesh="any", **options)
     state = timm_state_dict(model)
     mean, deviation = (" ".join(map(str, values)) for values in HALF)
     with atomic_file(out) as file:
@@ -87,12 +94,15 @@ def _convert_to_timm(source: str, out: Path) -> int:
 
 
 def _add_export(commands: Any) -> None:
+    from .cli import add_revision_option
+
     export = commands.add_parser(
         "export",
         help="a mesh model as an ONNX graph or a torch.export program",
         description="The batch stays open, the crop's size is the model's. MANO's arrays never enter a file.",
     )
     export.add_argument("model", nargs="?", metavar="MODEL", help="Hub id or folder (default: the one in the package)")
+    add_revision_option(export)
     target = export.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--onnx", type=Path, metavar="FOLDER", help="for HandMIM.from_pretrained(FOLDER, backend='onnx')"
@@ -108,22 +118,21 @@ def run_export(args: argparse.Namespace) -> int:
 
     from . import register
     from .atomic_files import atomic_file
-    from .hand import EMBEDDED_CHECKPOINT, HandMIMImageProcessor, load_network
+    from .commands import hub_options
+    from .hand import EMBEDDED_CHECKPOINT, load_network, load_processor
     from .onnx_export import OPSET, export_onnx, export_program
 
     register()
     source = EMBEDDED_CHECKPOINT if args.model in (None, EMBEDDED_CHECKPOINT.name) else args.model
-    model = load_network(source, mesh="head")
+    options = hub_options(args.model, args.revision)
+    model = load_network(source, mesh="head", **options)
     if args.torch_export is not None:
         program = export_program(model, args.precision)
         with atomic_file(args.torch_export) as file:
             torch.export.save(program, file)
         print(f"wrote {args.torch_export}: {args.precision}, open batch")
         return 0
-    try:
-        processor = HandMIMImageProcessor.from_pretrained(source)
-    except (OSError, ValueError):  # a folder that a Trainer wrote without a processor
-        processor = None
+    processor = load_processor(source, model.config.image_size, **options)
     path = export_onnx(model, args.onnx, args.precision, processor)
     print(f"wrote {path}: {args.precision}, opset {OPSET}, open batch, {path.stat().st_size / 1e6:.1f} MB")
     return 0

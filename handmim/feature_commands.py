@@ -7,7 +7,7 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add `handmim features` to the command line (the sub-parsers of `handmim`)."""
-    from .cli import parse_box
+    from .cli import add_revision_option, parse_box
 
     features = commands.add_parser(
         "features",
@@ -17,6 +17,7 @@ def add_commands(commands: Any) -> None:
     )
     features.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders of images")
     features.add_argument("--model", required=True, metavar="M", help="Hub id or folder of any HandMIM checkpoint")
+    add_revision_option(features)
     features.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where to write (default: here)")
     features.add_argument(
         "--box", dest="boxes", nargs="+", type=parse_box, metavar="x0,y0,x1,y1",
@@ -32,7 +33,7 @@ def run_features(args: argparse.Namespace) -> int:
 
     from .atomic_files import atomic_file
     from .cli import complain, one_sentence
-    from .commands import find_sources, output_stems
+    from .commands import find_sources, hub_options, output_stems
     from .errors import HandMIMError, InputError
     from .features import extract_features, load_backbone
 
@@ -42,7 +43,7 @@ def run_features(args: argparse.Namespace) -> int:
     paths, failed = find_sources(args.images)
     if args.boxes and len(paths) > 1:
         raise InputError(f"--box is for one image, got {len(paths)}")
-    backbone, processor = load_backbone(args.model)
+    backbone, processor = load_backbone(args.model, **hub_options(args.model, args.revision))
     args.out.mkdir(parents=True, exist_ok=True)
     for path, stem in zip(paths, output_stems(paths), strict=True):
         try:

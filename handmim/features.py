@@ -68,26 +68,21 @@ def load_backbone(name: str | os.PathLike, **hub_kwargs: Any) -> tuple[nn.Module
     """The backbone of any HandMIM checkpoint (pre-trained, mesh model or bare), and its image processor.
 
     Raises:
-        ModelError: No such checkpoint, or one without a vision transformer.
+        ModelError: No such checkpoint, a damaged one, or one without a vision transformer.
     """
-    from transformers import AutoImageProcessor, AutoModel
+    from transformers import AutoModel
 
     from . import register
-    from .image_processing_handmim import HandMIMImageProcessor
+    from .hand import load_processor
+    from .hub_errors import checkpoint_errors
 
     register()
-    try:
+    with checkpoint_errors(name, **hub_kwargs):
         model = AutoModel.from_pretrained(name, **hub_kwargs).eval()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no checkpoint could be loaded from {str(name)!r} ({str(error).splitlines()[0]})") from error
     backbone = getattr(model, "backbone", model)
     if not hasattr(getattr(backbone, "encoder", None), "blocks"):
         raise ModelError(f"{name} is a {type(model).__name__}, which has no transformer to look into")
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, **hub_kwargs)
-    except (OSError, ValueError):  # a folder that a Trainer wrote without a processor
-        processor = HandMIMImageProcessor(size=model.config.image_size)
-    return backbone, processor
+    return backbone, load_processor(name, model.config.image_size, **hub_kwargs)
 
 
 @torch.no_grad()

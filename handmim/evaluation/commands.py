@@ -17,7 +17,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    from ..cli import positive
+    from ..cli import add_revision_option, positive
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -29,6 +29,7 @@ def _add_evaluate(commands: Any) -> None:
     source = evaluate.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", metavar="M", help="Hub id or folder, or 'embedded': the checkpoint in the package")
     source.add_argument("--pred", type=Path, metavar="FILE", help="a submission (pred.json) to FreiHAND or HO3D")
+    add_revision_option(evaluate)
     evaluate.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder of the official layout")
     evaluate.add_argument("--split", metavar="S", help="of the data set (default: the one that papers report)")
     evaluate.add_argument("--report", type=Path, metavar="R.json", help="where to write the report (also)")
@@ -60,8 +61,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.pred is not None and not BENCHMARKS[args.benchmark].official:
         official = ", ".join(name for name, chosen in BENCHMARKS.items() if chosen.official)
         args.parser.error(f"--pred scores submissions to {official}; {args.benchmark} has no submission format")
-    if args.pred is not None and args.tta:
-        args.parser.error("--tta needs --model")
+    for option, given in (("--tta", args.tta), ("--revision", args.revision is not None)):
+        if args.pred is not None and given:
+            args.parser.error(f"{option} needs --model")
     from .runner import evaluate
 
     return evaluate(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import os
 import shlex
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import report as reports
-from .benchmarks import Benchmark, baselines, benchmark, measure, open_reader
+from .benchmarks import Benchmark, baselines, benchmark, measure, measure_stacks, open_reader
 
 if TYPE_CHECKING:
     from ..training.datasets.sample import HandReader
@@ -45,7 +46,8 @@ def output_folder(args: argparse.Namespace) -> Path:
     """Where the files of a model's evaluation go: what the user says, or a folder named after what is measured."""
     if args.out is not None:
         return args.out
-    parts = [args.benchmark, args.split, Path(reports.public_name(model_name(args))).name]
+    revision = None if args.revision is None else args.revision.replace("/", "-")
+    parts = [args.benchmark, args.split, Path(reports.public_name(model_name(args))).name, revision]
     parts += ["tta" if args.tta else None, None if args.limit is None else f"first{args.limit}"]
     return Path("-".join(part for part in parts if part))
 
@@ -97,7 +99,7 @@ def command(args: argparse.Namespace) -> str:
     else:
         parts += ["--model", reports.public_name(args.model)]
     parts += ["--data", args.data.resolve().name]
-    for name in ("split", "limit", "batch_size", "device"):
+    for name in ("revision", "split", "limit", "batch_size", "device"):
         value = getattr(args, name)
         if value is not None and value != args.parser.get_default(name):
             parts += [f"--{name.replace('_', '-')}", str(value)]
@@ -111,19 +113,24 @@ def command(args: argparse.Namespace) -> str:
 
 def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any], tuple[list[str], Mapping[str, Any]]]:
     """Predict, measure -> report, and names and figures of the samples."""
+    from .posed_labels import with_posed_meshes
     from .scoring import collect
     from .tta import DEFAULT_VIEWS, describe
 
     reader = open_reader(chosen, args.data, args.split, **_reader_options(chosen, args))
     hand = _load(args)
-    truth = collect(reader, args.limit, vertices=reader.hand_model == hand.model.config.hand_model)
+    same_hand = reader.hand_model == hand.model.config.hand_model
+    truth = collect(reader, args.limit, vertices=same_hand)
+    if same_hand and truth.vertices is None and hasattr(hand.model, "hand_model"):
+        truth = with_posed_meshes(truth, reader, copy.deepcopy(hand.model.hand_model).cpu())
     views = DEFAULT_VIEWS if args.tta else ()
     about = reports.describe_model(hand.model, hand.image_processor, model_name(args))
     predicted = _predictions(reader, truth, hand, views, about, args)
     with _progress(len(truth) if truth.masks else 0, "masks") as progress:
         scores = measure(chosen, reader, truth, predicted, progress)
+    stacks = measure_stacks(chosen, reader, truth, predicted)
     official, notes, checksums = {}, [*getattr(reader, "notes", ())], {}
-    if chosen.official:
+    if chosen.official and predicted.joints is not None:
         from .official_report import score_model
 
         folder = output_folder(args)
@@ -147,6 +154,7 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
         notes=[*notes, *_box_notes(truth)],
         command=command(args),
         private=_private(args),
+        stacks=stacks | {str(len(stacks) + 1): scores.metrics} if stacks else None,
     )
     return report, (truth.ids, scores.per_sample)
 
@@ -166,21 +174,22 @@ def _load(args: argparse.Namespace) -> Any:
     from ..commands import load_model
 
     options = {"model": checkpoint(args), "detector": "none"}
-    if args.hand_model_path is not None and not _needs_mano(options["model"]):
+    if args.hand_model_path is not None and not _needs_mano(options["model"], args.revision):
         options["hand_model_path"] = None  # it is for the labels
     return load_model(argparse.Namespace(**{**vars(args), **options}))
 
 
-def _needs_mano(name: str | None) -> bool:
+def _needs_mano(name: str | None, revision: str | None) -> bool:
     """Whether a checkpoint says so; if it cannot be read, whoever loads it tells why."""
     from transformers import AutoConfig
 
     from .. import register
+    from ..hub_errors import LOADER_ERRORS
 
     register()
     try:
-        return name is not None and AutoConfig.from_pretrained(name).hand_model == "mano"
-    except (OSError, ValueError, AttributeError):
+        return name is not None and AutoConfig.from_pretrained(name, revision=revision).hand_model == "mano"
+    except (*LOADER_ERRORS, AttributeError):
         return True
 
 
