@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .evaluation.measures import MEASURES, heading
-from .model_card_reports import checksum, marks, report_name
+from .model_card_reports import checksum, marks, one_line, report_name
 
 if TYPE_CHECKING:
     from .model_card import CardFacts
@@ -124,9 +124,3 @@ def clean(value: Any) -> Any:
     if isinstance(value, list):
         return [clean(entry) for entry in value]
     return one_line(value) if isinstance(value, str) else value
-
-
-def one_line(text: str) -> str:
-    """A text with single blanks for all white space, and without what cannot be printed or encoded."""
-    text = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())
-    return "".join(character for character in text if character.isprintable())

@@ -96,5 +96,10 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 def cell(text: object) -> str:
     """A text from a file as plain words in Markdown, on one line: nothing in it is a link, a tag or a new cell."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", one_line(text))
+
+
+def one_line(text: object) -> str:
+    """A text with single blanks for all white space, and without what cannot be printed or encoded."""
     line = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", line)
+    return "".join(character for character in line if character.isprintable())

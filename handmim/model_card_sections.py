@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .model_card_comparisons import belongs_to
-from .model_card_metadata import has_mesh, is_repository, one_line
-from .model_card_reports import cell, checksum, figures, groups, marks, report_name, table
+from .model_card_metadata import has_mesh, is_repository
+from .model_card_reports import cell, checksum, figures, groups, marks, one_line, report_name, table
 
 if TYPE_CHECKING:
     from .model_card import CardFacts
@@ -21,6 +21,7 @@ HAND_MODELS = {
     "open": "`open`: 1649 vertices, MANO's joints and parameter layout, not MANO's parameters (CC0-1.0)",
     "mano": "MANO: 778 vertices; not in this repository, bring your own file (not for commercial use)",
 }
+BACKBONE_INTENDED = "For research on hands: a starting point of fine-tuning, and features of pictures of hands."
 INTENDED = (
     "For research on hands, for starting points of fine-tuning, and for trying out what hand meshes can do. Not for "
     "measuring people, medical use or identification. The scale is that of the hand model's shape, and depth follows "
@@ -68,7 +69,7 @@ def sections(facts: CardFacts) -> dict[str, str]:
         "training": notes.get("training", ""),
         "recipe": recipe(facts.recipe),
         "limits": notes.get("limits", ""),
-        "intended": notes.get("intended use") or INTENDED,
+        "intended": notes.get("intended use") or (INTENDED if has_mesh(facts.config) else BACKBONE_INTENDED),
         "licences": "\n\n".join(filter(None, [licences(facts), notes.get("licences", "")])),
         "citation": PAPERS.get(facts.config["model_type"], ""),
     }
@@ -252,7 +253,7 @@ def origin(report: Mapping[str, Any], others: list[Mapping[str, Any]]) -> str:
     """Which files the figures are from, and how to get them again."""
     files = [f"`{report_name(file)}` (SHA-256 {checksum(file)})" for file in (report, *others)]
     text = f"Figures from {' and '.join(files)}"
-    command = " ".join(str(report.get("command") or "").replace("`", "").split())
+    command = one_line(report.get("command") or "").replace("`", "")
     return f"{text}: `{command}`" if command else f"{text}."
 
 
