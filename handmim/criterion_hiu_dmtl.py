@@ -61,7 +61,7 @@ class HandUnderstandingLoss:
             ValueError: If no label can teach anything and self-supervision is off.
         """
         device = next(iter(stacks[0].values())).device
-        labels = {name: value.to(device) for name, value in labels.items()}
+        labels = with_hands_only({name: value.to(device) for name, value in labels.items()})
         sums: dict[str, Tensor] = {}
         with torch.autocast(device.type, enabled=False):
             targets = self.map_targets(labels)
@@ -134,7 +134,7 @@ class HandUnderstandingLoss:
         if self.weights["silhouette"] and "mask" in targets:
             wanted["silhouette"] = targets["mask"]
         if self.weights["self_mask"] and "mask" in stack:
-            unlabelled = without_label(labels.get("mask"), stack["mask"])[:, None, None]
+            unlabelled = without_label("mask", labels, stack["mask"])[:, None, None]
             wanted["self_mask"] = torch.where(unlabelled, stack["mask"].sigmoid(), torch.nan)
         if not wanted:
             return {}
@@ -148,7 +148,7 @@ class HandUnderstandingLoss:
         if not self.weights["self_keypoints"] or "heatmaps" not in stack:
             return {}
         projected = normalise_pixels(stack["keypoints_2d"], self.size)
-        unlabelled = without_label(labels.get("keypoints_2d"), projected)[:, None, None]
+        unlabelled = without_label("keypoints_2d", labels, projected)[:, None, None]
         estimate = soft_argmax(stack["heatmaps"])
         # l1_loss takes labels as constants: one term a direction, so that both learn from each other
         return {
@@ -176,8 +176,24 @@ def map_intrinsics(intrinsics: Tensor) -> Tensor:
     return scaled
 
 
-def without_label(label: Tensor | None, like: Tensor) -> Tensor:
-    """(B,) bool: samples whose label is missing altogether."""
-    if label is None:
-        return torch.ones(len(like), dtype=torch.bool, device=like.device)
-    return label.isnan().flatten(1).all(1)
+def with_hands_only(labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Labels without the masks of crops that show no right hand (`hand` is 0): they teach the score alone."""
+    if "hand" not in labels or "mask" not in labels or not (labels["hand"] == 0).any():
+        return labels
+    absent = (labels["hand"] == 0)[:, None, None]
+    return labels | {"mask": torch.where(absent, torch.nan, labels["mask"].float())}
+
+
+def without_label(name: str, labels: dict[str, Tensor], like: Tensor) -> Tensor:
+    """(B,) bool: samples that show a right hand as far as is known, but lack a label altogether."""
+    if name in labels:
+        missing = labels[name].isnan().flatten(1).all(1)
+    else:
+        missing = torch.ones(len(like), dtype=torch.bool, device=like.device)
+    return missing & (labels["hand"] != 0) if "hand" in labels else missing
+
+
+def self_supervised(config: HIUDMTLConfig) -> bool:
+    """Whether a network learns from pictures without labels (section 3.3): it has a mesh, and what to compare with."""
+    pairs = (("mask", "self_mask"), ("heatmaps", "self_keypoints"))
+    return config.mesh and any(task in config.tasks and config.loss_weights[term] for task, term in pairs)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from transformers.utils import logging
 
-from ..modeling_handmim import HandMIMForMeshEstimation
+from ..configuration_hiu_dmtl import TASKS, HIUDMTLConfig
+from ..criterion_hiu_dmtl import self_supervised
+from ..hand_pretrained import HandPreTrainedModel
 from .augmentation import Augmentation
 from .datasets.check import check_reader
 from .datasets.crops import TRAINING_LABELS, HandCrops
@@ -16,6 +18,7 @@ from .datasets.items import HandItems
 from .datasets.mixture import Mixture
 from .datasets.registry import open_dataset, reader_class
 from .datasets.sample import HAND_MODEL_LABELS, HandReader
+from .datasets.subset import Subset
 from .datasets.synthetic import SyntheticHands
 from .recipe import RecipeError
 
@@ -24,11 +27,17 @@ logger = logging.get_logger(__name__)
 # The loss terms that a label feeds.
 USED_BY: dict[str, tuple[str, ...]] = {name: (name,) for name in TRAINING_LABELS}
 USED_BY["keypoints_2d"] = ("keypoints_2d", "heatmap", "heatmap_keypoints")
+# The same of HIU-DMTL.
+HIU_USED_BY = USED_BY | {
+    "keypoints_2d": ("keypoints_2d", "heatmaps", "pof"),
+    "joints": ("joints", "bones", "pof"),
+    "mask": ("mask", "silhouette"),
+}
 # Keys of an entry that are not the reader's.
-COMMON = {"name", "weight", "labels", "augmentation", "check", "box_scale"}
+COMMON = {"name", "weight", "labels", "part", "augmentation", "check", "box_scale"}
 
 
-def build_training_data(recipe: Mapping[str, Any], model: HandMIMForMeshEstimation, seed: int) -> HandItems:
+def build_training_data(recipe: Mapping[str, Any], model: HandPreTrainedModel, seed: int) -> HandItems:
     """The data set of a run: one, or a mixture by weight.
 
     Args:
@@ -71,39 +80,50 @@ def _checked(entry: Any) -> dict[str, Any]:
 
 
 def build_entry(
-    entry: Mapping[str, Any], where: str, model: HandMIMForMeshEstimation, seed: int, augmentation: Any = False
+    entry: Mapping[str, Any],
+    where: str,
+    model: HandPreTrainedModel,
+    seed: int,
+    augmentation: Any = False,
+    labels: list[str] | None = None,
 ) -> HandItems:
     """One data set.
 
     Args:
         entry: name: of a data set (`registry.READERS`) or "synthetic"; labels: those to use, by default all that have a
-            loss weight; check: false to skip the check of all labels; and for data on disk root, split, augmentation
-            and further arguments of the reader; for synthetic ones samples, seed, negatives, first, new_each_epoch.
+            loss weight, or false for self-supervision alone; check: false to skip the check of all labels; and for data
+            on disk root, split, part (see `Subset`), augmentation and further arguments of the reader; for synthetic
+            ones samples, seed, negatives, first, new_each_epoch.
         where: Its place in the recipe, for messages.
         model: What it is for.
         seed: Of the augmentation.
         augmentation: See `Augmentation.from_section`.
+        labels: To use in place of those that the entry or the losses name.
 
     Raises:
         RecipeError, DataError: Labels that no loss uses or of another hand model, files that are missing, labels that
             cannot be right.
     """
-    labels = wanted_labels(entry.get("labels"), f"{where}.labels", model.config.loss_weights)
+    if labels is None:
+        labels = wanted_labels(entry.get("labels"), f"{where}.labels", model.config)
     size = model.config.image_size
     options = {key: value for key, value in entry.items() if key not in COMMON}
     if entry["name"] == "synthetic":
         _match_hand_model("synthetic", SyntheticHands.hand_model, labels, where, model)
         return _synthetic(options, where, size, seed, labels)
     reader = open_reader(entry["name"], options, where, model)
+    if entry.get("part") is not None:
+        reader = _part(reader, entry["part"], where)
     if not len(reader):
         raise RecipeError(f"{where}: {reader.name} in {reader.root}, split {reader.split}, has no sample")
     _match_hand_model(reader.name, reader.hand_model, labels, where, model)
     for note in getattr(reader, "notes", ()):
         logger.warning(f"{where}, {reader.name}: {note}")
     if entry.get("check", True):
-        report = check_reader(reader)
+        hiu = isinstance(model.config, HIUDMTLConfig)
+        report = check_reader(reader, wanted=labels if hiu else None, unlabelled=learns_unlabelled(model.config))
         report.raise_for_errors()
-        if not set(labels) & set(report.labels):
+        if labels and not set(labels) & set(report.labels):
             found = ", ".join(sorted(report.labels)) or "nothing"
             raise RecipeError(f"{where}: {reader.name} labels {found}; the run would learn from {', '.join(labels)}")
     try:
@@ -114,7 +134,7 @@ def build_entry(
     return HandCrops(reader, size, augmentation=strength, seed=seed, labels=labels, box_scale=box_scale)
 
 
-def build_validation_data(entry: Any, model: HandMIMForMeshEstimation) -> HandItems | None:
+def build_validation_data(entry: Any, model: HandPreTrainedModel) -> HandItems | None:
     """The held-out data set of a run: crops as the image processor cuts them, with joints, and meshes if they fit.
 
     Args:
@@ -123,37 +143,63 @@ def build_validation_data(entry: Any, model: HandMIMForMeshEstimation) -> HandIt
     """
     if not entry:
         return None
-    entry = dict(_checked(entry))
-    if "labels" not in entry and entry["name"] != "synthetic":
-        theirs = reader_class(entry["name"]).hand_model
-        foreign = () if theirs in (None, model.config.hand_model) else HAND_MODEL_LABELS
-        wanted = wanted_labels(None, "validation.labels", model.config.loss_weights)
-        entry["labels"] = [name for name in wanted if name not in foreign]
-    return build_entry(entry, "validation", model, seed=0)
+    entry, labels = dict(_checked(entry)), None
+    if "labels" not in entry:
+        labels = wanted_labels(None, "validation.labels", model.config)
+        if isinstance(model.config, HIUDMTLConfig):  # measured though no loss uses them
+            labels = [name for name in TRAINING_LABELS if name in (*labels, "joints", "vertices", "keypoints_2d")]
+        theirs = None if entry["name"] == "synthetic" else reader_class(entry["name"]).hand_model
+        if theirs not in (None, model.config.hand_model):
+            labels = [name for name in labels if name not in HAND_MODEL_LABELS]
+    return build_entry(entry, "validation", model, seed=0, labels=labels)
 
 
-def wanted_labels(given: Any, where: str, weights: Mapping[str, float]) -> list[str]:
-    """The labels that some loss term uses: of those a recipe names, or of all.
+def label_terms(config: Any) -> dict[str, tuple[str, ...]]:
+    """The loss terms that each label can feed in a model of this configuration."""
+    if not isinstance(config, HIUDMTLConfig):
+        return USED_BY
+    maps = set(config.tasks)
+    return {
+        label: tuple(term for term in terms if (term in maps if term in TASKS else config.mesh))
+        for label, terms in HIU_USED_BY.items()
+    }
+
+
+def learns_unlabelled(config: Any) -> bool:
+    """Whether a model of this configuration learns from pictures without labels."""
+    return isinstance(config, HIUDMTLConfig) and self_supervised(config)
+
+
+def wanted_labels(given: Any, where: str, config: Any) -> list[str]:
+    """The labels that some loss term uses: of those a recipe names, or of all; none for `false`.
 
     Raises:
-        RecipeError: One that is named is unknown, or used by none.
+        RecipeError: One that is named is unknown, or used by none; or none, and nothing is learned without.
     """
+    terms = label_terms(config)
+    used = [name for name in TRAINING_LABELS if any(config.loss_weights.get(term) for term in terms[name])]
     if given is None:
-        return [name for name in TRAINING_LABELS if any(weights.get(term) for term in USED_BY[name])]
+        return used
+    if given is False:
+        if learns_unlabelled(config):
+            return []
+        raise RecipeError(
+            f"{where} is false, but self-supervision is off: it takes the family hiu-dmtl with a mesh, and "
+            "model.loss_weights.self_mask or model.loss_weights.self_keypoints above 0"
+        )
     if not isinstance(given, list) or not given or not set(given) <= set(TRAINING_LABELS):
         raise RecipeError(f"{where} must be a list of some of {', '.join(TRAINING_LABELS)}, got {given!r}")
     for name in given:
-        if not any(weights.get(term) for term in USED_BY[name]):
-            terms = " and ".join(f"model.loss_weights.{term}" for term in USED_BY[name])
-            raise RecipeError(f"{where} names {name}, but {terms} is 0: no loss would use it")
+        if name not in used:
+            weights = " and ".join(f"model.loss_weights.{term}" for term in terms[name])
+            reason = f"{weights} is 0" if weights else "the tasks that learn from it are off"
+            raise RecipeError(f"{where} names {name}, but {reason}: no loss would use it")
     if "vertices" in given and "joints" not in given:
         raise RecipeError(f"{where} names vertices without joints: vertices are compared relative to the wrist joint")
     return given
 
 
-def _match_hand_model(
-    name: str, theirs: str | None, labels: list[str], where: str, model: HandMIMForMeshEstimation
-) -> None:
+def _match_hand_model(name: str, theirs: str | None, labels: list[str], where: str, model: HandPreTrainedModel) -> None:
     ours = model.config.hand_model
     foreign = [label for label in labels if label in HAND_MODEL_LABELS]
     if theirs not in (None, ours) and foreign:
@@ -163,7 +209,7 @@ def _match_hand_model(
         )
 
 
-def open_reader(name: str, options: dict[str, Any], where: str, model: HandMIMForMeshEstimation) -> HandReader:
+def open_reader(name: str, options: dict[str, Any], where: str, model: HandPreTrainedModel) -> HandReader:
     """A reader with the options of an entry; one that needs the hand model's file takes the network's.
 
     Raises:
@@ -178,8 +224,21 @@ def open_reader(name: str, options: dict[str, Any], where: str, model: HandMIMFo
         known = ", ".join(sorted(parameters.keys() | COMMON))
         raise RecipeError(f"{where} has unknown fields {', '.join(sorted(unknown))}; {name} takes {known}")
     if "hand_model_path" in parameters and model.config.hand_model == "mano":
-        options.setdefault("hand_model_path", model.hand_model.path)
+        options.setdefault("hand_model_path", model.hand_model.path if hasattr(model, "hand_model") else None)
+    if "unlabelled" in parameters and learns_unlabelled(model.config):
+        options.setdefault("unlabelled", True)
     return open_dataset(name, options.pop("root"), options.pop("split", None), **options)
+
+
+def _part(reader: HandReader, part: Any, where: str) -> HandReader:
+    """One share of a data set."""
+    numbers = isinstance(part, list) and len(part) == 2 and all(isinstance(share, int | float) for share in part)
+    try:
+        if not numbers:
+            raise ValueError(f"part must be two shares, as [0, 0.2], got {part!r}")
+        return cast(HandReader, Subset(reader, *part))
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _synthetic(options: dict[str, Any], where: str, size: int, seed: int, labels: list[str]) -> SyntheticHands:

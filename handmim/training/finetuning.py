@@ -1,4 +1,4 @@
-"""Supervised training of ``HandMIMForMeshEstimation`` from a recipe file.
+"""Training of mesh models, ``HandMIMForMeshEstimation`` or ``HIUDMTLForHandUnderstanding``, from a recipe file.
 
 A recipe is one YAML file, one published checkpoint or number::
 
@@ -27,8 +27,8 @@ import torch
 
 from handmim.atomic_files import atomic_folder
 from handmim.geometry import axis_angle_to_matrix
+from handmim.hand_pretrained import HandPreTrainedModel
 from handmim.image_processing_handmim import HandMIMImageProcessor
-from handmim.modeling_handmim import HandMIMForMeshEstimation
 from handmim.training.data_sections import build_training_data, build_validation_data
 from handmim.training.datasets.items import collate_hands
 from handmim.training.runs import arguments_of, read_recipe, run_as_program, write_recipe
@@ -55,7 +55,7 @@ def prepare_recipe(
     return read_recipe(path, roots, settings, REQUIRED, OPTIONAL)
 
 
-def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandMIMForMeshEstimation:
+def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandPreTrainedModel:
     """Train as a recipe says, resuming from the last checkpoint in ``output_dir`` if there is one.
 
     Everything that can be wrong with model and data is looked at before the first step.
@@ -96,8 +96,10 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
     return model
 
 
-def check_hand_model(model: HandMIMForMeshEstimation) -> None:
-    """Pose the hand once: a missing MANO file is told before any data is read."""
+def check_hand_model(model: HandPreTrainedModel) -> None:
+    """Pose the hand once, if the model has one: a missing MANO file is told before any data is read."""
+    if not hasattr(model, "hand_model"):
+        return
     flat = axis_angle_to_matrix(torch.zeros(1, 16, 3))
     model.hand_model(flat[:, 0], flat[:, 1:], torch.zeros(1, 10))
 

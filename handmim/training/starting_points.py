@@ -1,34 +1,62 @@
-"""What a fine-tuning run starts from: random weights, a checkpoint, a pre-trained backbone, or a ViT of timm's."""
+"""What a fine-tuning run starts from: random weights, a checkpoint, a pre-trained backbone, or a ViT of timm's.
+
+A recipe trains HandMIM unless its model says `family: hiu-dmtl`, or starts from a checkpoint of that family.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..backbone_weights import WeightsError, load_backbone_weights
 from ..configuration_handmim import HandMIMConfig
+from ..configuration_hiu_dmtl import HIUDMTLConfig
 from ..hand import EMBEDDED_CHECKPOINT
+from ..hand_pretrained import HandPreTrainedModel
 from ..modeling_handmim import HandMIMForMeshEstimation
+from ..modeling_hiu_dmtl import HIUDMTLForHandUnderstanding
 from .recipe import RecipeError
 
 logger = logging.get_logger(__name__)
 
 STARTS = ("size", "checkpoint", "pretrained")
-OPTIONS = ("timm", "frozen_blocks", "hand_model_path")
+OPTIONS = ("family", "timm", "frozen_blocks", "hand_model_path")
 
 
-def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
+class Family(NamedTuple):
+    """What a recipe of one model family builds.
+
+    Attributes:
+        config, model: Its classes.
+        not_here: Parts of `model` that only recipes of the other family have.
+    """
+
+    config: type[PreTrainedConfig]
+    model: type[HandPreTrainedModel]
+    not_here: tuple[str, ...] = ()
+
+
+HIU_DMTL = "hiu-dmtl"
+FAMILIES = {
+    "handmim": Family(HandMIMConfig, HandMIMForMeshEstimation),
+    HIU_DMTL: Family(HIUDMTLConfig, HIUDMTLForHandUnderstanding, ("size", "pretrained", "timm", "frozen_blocks")),
+}
+
+
+def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
     """The model of a recipe.
 
     Args:
-        section: `model` of the recipe. One of
+        section: `model` of the recipe. Of `family: hiu-dmtl`: fields of `HIUDMTLConfig`, of which `num_stacks` says the
+            size, perhaps with checkpoint and hand_model_path as below. Otherwise one of
             size: a new network (`HandMIMConfig.from_size`);
             checkpoint: a mesh model, folder or Hub name, or the name of the one in the package;
             pretrained: a pre-trained backbone, folder or Hub name: the head is new;
@@ -44,52 +72,93 @@ def build_model(section: dict[str, Any], seed: int) -> HandMIMForMeshEstimation:
         RecipeError: An unknown field, or weights that do not fit.
     """
     section = {name: value for name, value in section.items() if value is not None}
+    family = FAMILIES[family_of(section)]
+    _check_fields(section, family)
     starts = [name for name in STARTS if name in section]
-    if len(starts) != 1:
-        raise RecipeError(f"model must have one of {', '.join(STARTS)}, got {', '.join(starts) or 'none'}")
-    fields = {field.name for field in dataclasses.fields(HandMIMConfig)}
-    unknown = section.keys() - fields - {*STARTS, *OPTIONS}
-    if unknown:
-        raise RecipeError(f"model has unknown fields {', '.join(sorted(unknown))}; HandMIMConfig lists those there are")
-    timm_weights, frozen = section.pop("timm", None), section.pop("frozen_blocks", 0)
+    section.pop("family", None)
+    timm_weights, frozen = section.pop("timm", None), section.pop("frozen_blocks", None)
     hand_model_path = section.pop("hand_model_path", None)
     torch.manual_seed(seed)
-    if starts == ["size"]:
+    if starts in ([], ["size"]):
+        build = family.config.from_size if starts else family.config
         try:
-            config = HandMIMConfig.from_size(section.pop("size"), **section)
+            config = build(**section)
         except (ValueError, TypeError, StrictDataclassError) as error:
             raise RecipeError(f"model: {' '.join(str(error).split())}") from error
-        model = HandMIMForMeshEstimation(config, hand_model_path=hand_model_path)
+        model = family.model(config, hand_model_path=hand_model_path)
     else:
         source = section.pop(starts[0])
         if timm_weights is not None:
             raise RecipeError(f"model.timm is for a new network (size), not for one with {starts[0]}")
         if source == EMBEDDED_CHECKPOINT.name and not Path(source).exists():
             source = EMBEDDED_CHECKPOINT
-        model = _load(source, starts[0] == "pretrained", section | {"hand_model_path": hand_model_path})
+        model = _load(family, source, starts[0] == "pretrained", section | {"hand_model_path": hand_model_path})
     if timm_weights is not None:
         try:
             report = load_backbone_weights(model.backbone, timm_weights)
         except WeightsError as error:
             raise RecipeError(f"model.timm: {error}") from error
         logger.warning(str(report))
-    freeze_blocks(model, frozen)
+    if frozen is not None:
+        freeze_blocks(model, frozen)
     return model
 
 
-def _load(source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> HandMIMForMeshEstimation:
-    config = HandMIMConfig.from_pretrained(source)
+def family_of(section: dict[str, Any]) -> str:
+    """The key of `FAMILIES`: what `model` of a recipe says, or what its checkpoint is.
+
+    Raises:
+        RecipeError: There is no such family.
+    """
+    name = section.get("family")
+    if name is None and "checkpoint" in section:
+        # a folder or file that cannot be read is told when it is loaded
+        kind = PreTrainedConfig.get_config_dict(section["checkpoint"])[0] if _is_foreign(section) else {}
+        return HIU_DMTL if kind.get("model_type") == HIUDMTLConfig.model_type else "handmim"
+    if name not in (None, *FAMILIES):
+        raise RecipeError(f"model.family must be one of {', '.join(FAMILIES)}, got {name!r}")
+    return name or "handmim"
+
+
+def _is_foreign(section: dict[str, Any]) -> bool:
+    """Whether the checkpoint is another than the one in the package."""
+    return section["checkpoint"] != EMBEDDED_CHECKPOINT.name or Path(section["checkpoint"]).exists()
+
+
+def _check_fields(section: dict[str, Any], family: Family) -> None:
+    """Fields that the family has, and one start.
+
+    Raises:
+        RecipeError: Others, or more.
+    """
+    starts = [name for name in STARTS if name in section]
+    foreign = [name for name in family.not_here if name in section]
+    if foreign:
+        raise RecipeError(
+            f"model has {', '.join(foreign)}, which {HIU_DMTL} has not: give num_stacks and other fields of "
+            f"{family.config.__name__}, or a checkpoint"
+        )
+    if len(starts) != 1 and not (family.not_here and not starts):
+        raise RecipeError(f"model must have one of {', '.join(STARTS)}, got {', '.join(starts) or 'none'}")
+    fields = {field.name for field in dataclasses.fields(family.config)}
+    unknown = section.keys() - fields - {*STARTS, *OPTIONS}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise RecipeError(f"model has unknown fields {names}; {family.config.__name__} lists those there are")
+
+
+def _load(family: Family, source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> HandPreTrainedModel:
+    config = family.config.from_pretrained(source)
     kinds = config.architectures or []
     if "loss_weights" in changes:  # from_pretrained replaces fields as a whole, unchecked
         weights = config.loss_weights | changes["loss_weights"]
-        changes = changes | {"loss_weights": HandMIMConfig(loss_weights=weights).loss_weights}
-    if not backbone_only and HandMIMForMeshEstimation.__name__ not in kinds:
-        raise RecipeError(
-            f"{source} lacks a mesh head, it is a {', '.join(kinds) or 'backbone'}: give it as model.pretrained"
-        )
-    model, info = HandMIMForMeshEstimation.from_pretrained(
-        source, dtype=torch.float32, output_loading_info=True, **changes
-    )
+        changes = changes | {"loss_weights": family.config(loss_weights=weights).loss_weights}
+    if not backbone_only and family.model.__name__ not in kinds:
+        found = ", ".join(kinds) or "backbone"
+        if family.not_here:
+            raise RecipeError(f"{source} is a {found}; to go on with {HIU_DMTL} takes a {family.model.__name__}")
+        raise RecipeError(f"{source} lacks a mesh head, it is a {found}: give it as model.pretrained")
+    model, info = family.model.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **changes)
     # transformers leaves a head that is missing as a whole out of its list of missing keys
     missing = sorted(info["missing_keys"])
     if backbone_only:

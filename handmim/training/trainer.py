@@ -17,18 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from handmim.atomic_files import atomic_file
 from handmim.errors import HandMIMError
+from handmim.evaluation.metrics import mask_iou
 from handmim.geometry import similarity_align
 from handmim.training.ema import WeightAverage
+from handmim.training.hub_push import PublishingTrainer
 from handmim.training.optim import build_optimizer, parameter_groups
 
 logger = logging.get_logger(__name__)
 
 METRICS = ("pa_mpjpe", "pa_mpvpe", "mpjpe")
+MAP_METRICS = ("heatmap_2d", "mask_iou")
 MILLIMETRES = 1000.0
 _NO_MEMORY = "can't allocate memory"  # of PyTorch on a CPU, which has no type for it
 MAX_NAMES = 16  # samples that an error names; all of them go to a file
@@ -89,7 +92,7 @@ class HandMIMTrainingArguments(RunArguments):
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Name of the labels."})
 
 
-class RunTrainer(Trainer):
+class RunTrainer(PublishingTrainer):
     """``transformers.Trainer`` that logs the terms of a model's loss, and stops at one that is no number.
 
     The model's output has `loss` and `losses`, the terms by name. Batches may name their samples as `sample_ids`.
@@ -214,7 +217,8 @@ class HandMIMTrainer(RunTrainer):
 
     The model also trains under the plain ``Trainer``; this class adds what a released checkpoint wants. With an
     ``eval_dataset`` of items with joints it reports ``eval_pa_mpjpe``, ``eval_pa_mpvpe`` and ``eval_mpjpe`` (relative
-    to the wrist) in millimetres, of the averaged weights if there is an average.
+    to the wrist) in millimetres, of the averaged weights if there is an average; of HIU-DMTL also ``eval_heatmap_2d``
+    (sides of the crop) and ``eval_mask_iou``, as `map_errors` has them.
     """
 
     args: HandMIMTrainingArguments
@@ -238,11 +242,16 @@ class HandMIMTrainer(RunTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss and errors of a batch: (B, 3) millimetres in the order of `METRICS`; meshes are not gathered."""
+        """Loss and errors of a batch: (B, 5) in the order of `METRICS`, `MAP_METRICS`; meshes are not gathered."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        errors = hand_errors(outputs, inputs["labels"])
+        parts = [map_errors(outputs, inputs["labels"], inputs["pixel_values"].shape[-1])]
+        if outputs.get("joints") is None:
+            parts.insert(0, torch.full((len(parts[0]), len(METRICS)), torch.nan, device=parts[0].device))
+        else:
+            parts.insert(0, hand_errors(outputs, inputs["labels"]))
+        errors = torch.cat(parts, 1)
         return loss.detach(), errors, errors.isfinite()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -339,12 +348,36 @@ def hand_errors(outputs: Any, labels: dict[str, Tensor]) -> Tensor:
     return columns * MILLIMETRES
 
 
+def map_errors(outputs: Any, labels: dict[str, Tensor], size: int) -> Tensor:
+    """What the maps of HIU-DMTL say of each hand, NaN without such maps or labels.
+
+    Args:
+        outputs: `HIUDMTLOutput` of B hands; any other has no maps.
+        labels: Of the batch, with `keypoints_2d` (B, 21, 2), crop pixels, and perhaps `mask` (B, S, S).
+        size: Side S of the crops, pixels.
+
+    Returns:
+        (B, 2): mean error of the heat maps' keypoints, sides of the crop; intersection over union of the masks, at the
+        resolution of the maps.
+    """
+    values = next(iter(labels.values()))
+    columns = torch.full((len(values), len(MAP_METRICS)), torch.nan, device=values.device)
+    points, mask = outputs.get("heatmap_keypoints"), outputs.get("mask")
+    if points is not None and "keypoints_2d" in labels:
+        columns[:, 0] = (points - labels["keypoints_2d"]).norm(dim=-1).nanmean(-1) / size
+    if mask is not None and "mask" in labels:
+        wanted = torch.nn.functional.adaptive_avg_pool2d(labels["mask"].float(), mask.shape[-1])
+        known = ~wanted.isnan().flatten(1).any(1)
+        columns[known, 1] = mask_iou(mask[known] > 0.5, wanted[known] > 0.5).to(columns.dtype)
+    return columns
+
+
 def mean_errors(prediction: EvalPrediction) -> dict[str, float]:
     """Mean over the hands that have the label; what no hand has is left out."""
-    errors = np.asarray(prediction.predictions, np.float64).reshape(-1, len(METRICS))
+    errors = np.asarray(prediction.predictions, np.float64).reshape(-1, len(METRICS + MAP_METRICS))
     return {
         name: float(np.nanmean(column))
-        for name, column in zip(METRICS, errors.T, strict=True)
+        for name, column in zip(METRICS + MAP_METRICS, errors.T, strict=True)
         if np.isfinite(column).any()
     }
 

@@ -7,7 +7,7 @@ are named by line. What is tested stands in `value_checks.py`; this file walks, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -108,12 +108,16 @@ class CheckReport:
         raise DataError(f"{self.source} has labels that cannot be trained on: {'; '.join(first)}{rest}{notes}")
 
 
-def check_reader(reader: HandReader, images: bool = False) -> CheckReport:
+def check_reader(
+    reader: HandReader, images: bool = False, wanted: Collection[str] | None = None, unlabelled: bool = False
+) -> CheckReport:
     """Test the labels of all samples of a data set.
 
     Args:
         reader: Of any data set.
         images: Whether to open every picture's header as well, for points outside and files that cannot be read.
+        wanted: Labels, or "mask", of which a sample must have one; None: any will do.
+        unlabelled: Whether samples may be without labels, as self-supervision takes them.
 
     Returns:
         What was found; nothing is raised for it.
@@ -131,6 +135,11 @@ def check_reader(reader: HandReader, images: bool = False) -> CheckReport:
             report.add(place, Finding(number, "duplicate", "id", "another sample has this id"))
         seen.add(sample.id)
         _check_sample(sample, reader.hand_model, place, report)
+        if not unlabelled and not has_label(sample, wanted):
+            message = "has no label to train on"
+            if wanted is not None:
+                message = f"(number {number}) has none of {', '.join(wanted)} to train on; self-supervision is off"
+            report.add(place, Finding(number, "no label", "", message))
         size = _open_size(sample.image, place, report) if images else None
         block.add(place, _known(sample.labels), sample.intrinsics, sample.box, size)
         block.flush(report, BLOCK)
@@ -144,8 +153,6 @@ def _check_sample(sample: HandSample, hand_model: str | None, place: str, report
     report.labels.update(sample.labels.keys())
     if sample.load_mask is not None:
         report.labels["mask"] += 1
-    if not sample.labels and sample.load_mask is None:
-        report.add(place, Finding(0, "no label", "", "has no label to train on"))
     if sample.handedness not in ("left", "right", None):
         report.add(place, Finding(0, "form", "handedness", f"must be left or right, got {sample.handedness!r}"))
     for name, value in sample.labels.items():
@@ -158,6 +165,13 @@ def _check_sample(sample: HandSample, hand_model: str | None, place: str, report
         wanted = tuple(MESH_VERTICES.get(hand_model or "", len(value)) if n == "V" else n for n in shape)
         if np.shape(value) != wanted:
             report.add(place, Finding(0, "form", name, f"must have shape {wanted}, got {np.shape(value)}"))
+
+
+def has_label(sample: HandSample, wanted: Collection[str] | None = None) -> bool:
+    """Whether a sample has a label, of `wanted` if given, with any number in it."""
+    if sample.load_mask is not None and (wanted is None or "mask" in wanted):
+        return True
+    return any(not np.isnan(value).all() for name, value in sample.labels.items() if wanted is None or name in wanted)
 
 
 def _known(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -65,7 +65,7 @@ import numpy as np
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from .files import file_part, inside, read_mask, require
-from .folder_lines import HAND_MODEL_FIELDS, Line, read_lines
+from .folder_lines import HAND_MODEL_FIELDS, NO_LABEL, Line, read_lines
 from .label_checks import project_points
 from .sample import LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample, Part
 
@@ -80,6 +80,7 @@ class LabelledFolder(HandReader):
     Args:
         root: Folder that holds the label file.
         split: Its name without `.jsonl`.
+        unlabelled: Whether lines without labels are taken, for self-supervision.
 
     Attributes:
         hand_model: Of this folder; None without parameters and meshes.
@@ -94,8 +95,9 @@ class LabelledFolder(HandReader):
     homepage: ClassVar[str] = "see handmim/training/datasets/folder.py"
     splits: ClassVar[tuple[str, ...]] = ("labels", "train", "val", "test")
 
-    def __init__(self, root: str | Path, split: str | None = None) -> None:
+    def __init__(self, root: str | Path, split: str | None = None, unlabelled: bool = False) -> None:
         super().__init__(root, split)
+        self.unlabelled = unlabelled
         self.file = self.root / f"{self.split}.jsonl"
         if not self.file.is_file():
             others = [name for name in self.splits_in(self.root) if (self.root / f"{name}.jsonl").is_file()]
@@ -127,7 +129,7 @@ class LabelledFolder(HandReader):
     def _take(self, line: Line) -> None:
         """Keep a line."""
         for fault in line.faults:
-            if fault.serious:
+            if fault.serious and not (self.unlabelled and fault.kind == NO_LABEL):
                 self._refuse(line, fault.field, fault.message)
         texts = line.texts
         for name in ("image", "mask", "vertices"):

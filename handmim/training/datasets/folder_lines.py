@@ -41,6 +41,7 @@ ARRAYS: dict[str, tuple[int, ...]] = {
 WITH_POINTS = ("keypoints_2d", "joints")
 TEXTS = ("image", "id", "handedness", "hand_model", "mask")
 FIELDS = (*TEXTS, *ARRAYS, "info")
+NO_LABEL = "no label"  # kind of fault of a line that only self-supervision can use
 LABELS = ("keypoints_2d", "joints", "vertices", "global_orient", "hand_pose", "betas")
 HAND_MODEL_FIELDS = ("vertices", "global_orient", "hand_pose", "betas")
 # Names that other formats have for our fields, where spelling alone would not tell.
@@ -218,7 +219,7 @@ def _check_whole(line: Line) -> None:
         line.fault("no image", "image", "is missing: the picture's path, relative to the folder")
     labels = [name for name in LABELS if name in arrays or name in texts]
     if not labels and "mask" not in texts and not faulty & {*LABELS, "mask"}:
-        line.fault("no label", "", f"has no label: give at least one of {', '.join(LABELS)} or mask")
+        line.fault(NO_LABEL, "", f"has no label: give at least one of {', '.join(LABELS)} or mask")
     model = texts.get("hand_model")
     needs = [name for name in HAND_MODEL_FIELDS if name in arrays or name in texts]
     if needs and model is None and "hand_model" not in faulty:
