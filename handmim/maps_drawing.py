@@ -4,6 +4,7 @@ Images are uint8 RGB arrays (H, W, 3); pixel coordinates as in `rendering`, maps
 """
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -63,7 +64,11 @@ def draw_mask_outline(
 
 
 def heatmap_picture(
-    image: np.ndarray, heatmaps: np.ndarray, box: np.ndarray, size: int = PANEL_SIZE, colors=FINGER_COLORS
+    image: np.ndarray,
+    heatmaps: np.ndarray,
+    box: np.ndarray,
+    size: int = PANEL_SIZE,
+    colors: Sequence[Color] = FINGER_COLORS,
 ) -> np.ndarray:
     """Heat maps as coloured blobs over the crop: a colour a finger, white the wrist, as strong as they are high.
 
@@ -77,7 +82,7 @@ def heatmap_picture(
     Returns:
         (size, size, 3) uint8.
     """
-    height = _enlarged(heatmaps, size).clip(0, 1)
+    height = _enlarged(np.nan_to_num(heatmaps), size).clip(0, 1)
     fingers = np.stack([height[0], *(height[4 * i + 1 : 4 * i + 5].max(0) for i in range(5))])  # (6, size, size)
     shares = fingers / np.maximum(fingers.sum(0), 1e-6)
     paint = np.einsum("fyx,fc->yxc", shares, np.float32([WRIST_COLOR, *colors]))
@@ -98,6 +103,7 @@ def pof_picture(image: np.ndarray, pof: np.ndarray, box: np.ndarray, size: int =
     Returns:
         (size, size, 3) uint8.
     """
+    pof = np.nan_to_num(pof)
     cells_high, cells_wide = pof.shape[-2:]
     strongest = np.square(pof[:, :2]).sum(1).argmax(0)
     field = pof[strongest, :, np.arange(cells_high)[:, None], np.arange(cells_wide)].transpose(2, 0, 1)

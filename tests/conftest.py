@@ -1,4 +1,4 @@
-"""Shared fixtures: the checkpoint of a tiny mesh model with random weights, a picture on disk, and a Hub."""
+"""Shared fixtures: checkpoints of tiny models with random weights, a picture on disk, and a Hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hub_server import HubServer
 from PIL import Image
-from stub_network import TINY, picture
+from stub_network import TINY, TINY_HIU, picture
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,30 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     HandMIMImageProcessor(size=64).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hiu_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a complete HIU-DMTL checkpoint of 64 px, whose maps are not near zero as fresh ones are."""
+    from handmim import HandMIMImageProcessor, HIUDMTLConfig, HIUDMTLForHandUnderstanding
+    from handmim.layers_hiu_dmtl import MapHead
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "hiu"
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = HIUDMTLForHandUnderstanding(HIUDMTLConfig(**TINY_HIU))
+        for module in model.modules():
+            if isinstance(module, MapHead):
+                module.weight.mul_(500)
+    model.save_pretrained(folder)
+    HandMIMImageProcessor(size=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["handmim", "hiu_dmtl"])
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    """The tiny checkpoint of each family, in turn."""
+    return request.getfixturevalue({"handmim": "tiny_checkpoint", "hiu_dmtl": "hiu_checkpoint"}[request.param])
 
 
 @pytest.fixture()

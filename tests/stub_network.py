@@ -23,6 +23,17 @@ TINY = dict(
     hand_model="open",
     score_head=True,
 )
+# A HIU-DMTL network of 64 px and one stack, maps of 16 cells.
+TINY_HIU = dict(
+    image_size=64,
+    hidden_size=16,
+    num_stacks=1,
+    encoder_depth=1,
+    encoder_levels=2,
+    regressor_channels=(16, 16),
+    regressor_hidden_size=32,
+    score_head=True,
+)
 
 
 def picture(width: int = 120, height: int = 90, seed: int = 0) -> np.ndarray:

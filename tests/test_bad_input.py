@@ -99,13 +99,13 @@ def test_truncation_is_told_for_pil_pictures(model: HandMIM) -> None:
     ],
 )
 def test_bad_boxes(
-    box: list[float], word: str, model: HandMIM, photo: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture
+    box: list[float], word: str, model: HandMIM, photo: Path, checkpoint: Path, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(InputError, match=word):
         model(PHOTO, boxes=box)
     out = photo.parent / "out"
     option = "--box=" + ",".join(map(str, box))
-    assert main(["predict", str(photo), option, "--model", str(tiny_checkpoint), "--out", str(out)]) == 1
+    assert main(["predict", str(photo), option, "--model", str(checkpoint), "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert word in error and "photo.png" in error and "Traceback" not in error and not out.exists()
 
@@ -269,13 +269,13 @@ def test_folder_without_images(tmp_path: Path) -> None:
     ],
 )
 def test_bad_models(
-    options: list[str], word: str, photo: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture
+    options: list[str], word: str, photo: Path, checkpoint: Path, capsys: pytest.CaptureFixture
 ) -> None:
     corrupt = photo.parent / "corrupt"
     corrupt.mkdir()
-    (corrupt / "config.json").write_bytes((tiny_checkpoint / "config.json").read_bytes())
+    (corrupt / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     (corrupt / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      garbage")
-    options = [option.format(tmp=photo.parent, tiny=tiny_checkpoint) for option in options]
+    options = [option.format(tmp=photo.parent, tiny=checkpoint) for option in options]
     out = photo.parent / "out"
     assert main(["predict", str(photo), "--out", str(out), *options]) == 1
     error = capsys.readouterr().err
@@ -289,24 +289,24 @@ def test_missing_mano_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
 
 
 def test_full_disk(
-    photo: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    photo: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(handmim.hand.os, "replace", full)
     out = photo.parent / "out"
-    arguments = ["predict", str(photo), "--box", "5,5,50,50", "--model", str(tiny_checkpoint), "--out", str(out)]
+    arguments = ["predict", str(photo), "--box", "5,5,50,50", "--model", str(checkpoint), "--out", str(out)]
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "No space left" in error
     assert not list(out.iterdir())
 
 
-def test_folder_that_cannot_be_written(photo: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
+def test_folder_that_cannot_be_written(photo: Path, checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
     out = photo.parent / "out"
     out.write_text("a file stands where the folder should be")
-    arguments = ["predict", str(photo), "--box", "5,5,50,50", "--model", str(tiny_checkpoint), "--out", str(out)]
+    arguments = ["predict", str(photo), "--box", "5,5,50,50", "--model", str(checkpoint), "--out", str(out)]
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and str(out) in error
