@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -168,8 +169,8 @@ class MediaPipeDetector:
 
     def _solution(self) -> Callable[[np.ndarray], list[Found]]:
         """The interface of the wheels that carry models."""
-        from mediapipe import solutions
-
+        # by name: transformers wants every module installed that a Hub repository's code imports by a statement
+        solutions = import_module("mediapipe").solutions
         hands = solutions.hands.Hands(
             static_image_mode=True, max_num_hands=self.max_hands, min_detection_confidence=self.min_score
         )
@@ -185,11 +186,10 @@ class MediaPipeDetector:
 
     def _task(self) -> Callable[[np.ndarray], list[Found]]:
         """The interface of later wheels."""
-        import mediapipe
-        from mediapipe.tasks.python import BaseOptions, vision
-
+        mediapipe, python = import_module("mediapipe"), import_module("mediapipe.tasks.python")
+        vision = import_module("mediapipe.tasks.python.vision") if not hasattr(python, "vision") else python.vision
         options = vision.HandLandmarkerOptions(
-            base_options=BaseOptions(model_asset_path=str(self.task_file)),
+            base_options=python.BaseOptions(model_asset_path=str(self.task_file)),
             num_hands=self.max_hands,
             min_hand_detection_confidence=self.min_score,
         )

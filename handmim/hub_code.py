@@ -1,8 +1,11 @@
 """The Python files that a Hub repository carries, so that `trust_remote_code=True` does without the package.
 
 transformers copies flat files that import each other as `from .x import y`. Which class is which stands in the
-`auto_map` of `config.json` and `preprocessor_config.json`, and the pipeline's in `custom_pipelines`. All of it is written
-here, into the files: transformers' own way marks the classes for good, and every later checkpoint gets the code.
+`auto_map` of `config.json` and `preprocessor_config.json`, and the pipeline's in `custom_pipelines`. All of it is
+written here, into the files: transformers' own way marks the classes for good, and later checkpoints get the code too.
+
+All classes are entered by one file. transformers copies the code of a local folder once for each file that it enters
+by: model, processor and pipeline would have three versions of each class that they share.
 """
 
 import shutil
@@ -14,8 +17,8 @@ from .errors import ModelError
 from .open_hand_file import copy_open_hand, find_open_hand
 
 PACKAGE = Path(__file__).parent
-PROCESSOR = "image_processing_handmim.HandMIMImageProcessor"
-PIPELINE = "pipeline_hand_mesh.HandMeshPipeline"
+ENTRY = "hub_classes"
+PROCESSOR, PIPELINE = "HandMIMImageProcessor", "HandMeshPipeline"
 PROVENANCE = "open_hand_provenance.md"
 # What a class of `config.architectures` is configured by, and whether it gives a hand.
 CONFIGS = {"handmim": "HandMIMConfig", "hiu_dmtl": "HIUDMTLConfig"}
@@ -47,17 +50,17 @@ def marked_config(config: dict[str, Any], carry_code: bool) -> dict[str, Any]:
     """A config.json that says where its classes are, or, without code, nothing of it."""
     marked = {name: value for name, value in config.items() if name not in ("auto_map", "custom_pipelines")}
     if carry_code:
-        model, settings = architecture(config), CONFIGS[config["model_type"]]
-        marked["auto_map"] = {"AutoConfig": f"{_HOME_OF_CONFIG[settings]}.{settings}", "AutoModel": _place(model)}
+        classes = {"AutoConfig": CONFIGS[config["model_type"]], "AutoModel": architecture(config)}
+        marked["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in classes.items()}
         if has_mesh(config):
-            marked["custom_pipelines"] = {TASK: {"impl": PIPELINE, "pt": ["AutoModel"]}}
+            marked["custom_pipelines"] = {TASK: {"impl": f"{ENTRY}.{PIPELINE}", "pt": ["AutoModel"]}}
     return marked
 
 
 def marked_processor(values: dict[str, Any], carry_code: bool) -> dict[str, Any]:
     """A preprocessor_config.json that says where its class is, or, without code, nothing of it."""
     marked = {name: value for name, value in values.items() if name != "auto_map"}
-    return marked | {"auto_map": {"AutoImageProcessor": PROCESSOR}} if carry_code else marked
+    return marked | {"auto_map": {"AutoImageProcessor": f"{ENTRY}.{PROCESSOR}"}} if carry_code else marked
 
 
 def copy_code(config: dict[str, Any] | None, folder: Path) -> None:
@@ -67,13 +70,12 @@ def copy_code(config: dict[str, Any] | None, folder: Path) -> None:
         config: Contents of config.json; None: only the image processor.
         folder: That is to be uploaded.
     """
-    entries = {PROCESSOR.split(".")[0]}
-    if config is not None:
-        marked = marked_config(config, True)
-        entries |= {place.split(".")[0] for place in marked["auto_map"].values()}
-        entries |= {PIPELINE.split(".")[0]} if has_mesh(config) else set()
-    for file in code_files(entries):
+    names = carried_classes(config)
+    for file in code_files({_module(name) for name in names}):
         shutil.copyfile(file, folder / file.name)
+    lines = ['"""The classes that this repository\'s configurations name, of the package handmim."""', ""]
+    lines += [f"from .{_module(name)} import {name}" for name in sorted(names, key=_module)]
+    (folder / f"{ENTRY}.py").write_text("\n".join([*lines, "", f"__all__ = {sorted(names)}", ""]), encoding="utf-8")
     if config is not None and has_mesh(config) and config.get("hand_model", "open") == "open":
         copy_open_hand(folder)
         shutil.copyfile(find_open_hand().with_name(PROVENANCE), folder / PROVENANCE)
@@ -87,8 +89,13 @@ def code_files(entries: set[str]) -> list[Path]:
     return sorted(files | {Path(found) for file in list(files) for found in get_relative_import_files(file)})
 
 
-def _place(name: str) -> str:
-    return f"{_HOME[name]}.{name}"
+def carried_classes(config: dict[str, Any] | None) -> set[str]:
+    """Public names of the classes that a checkpoint's files name."""
+    if config is None:
+        return {PROCESSOR}
+    names = {PROCESSOR, architecture(config), CONFIGS[config["model_type"]]}
+    return names | {PIPELINE} if has_mesh(config) else names
 
 
-_HOME_OF_CONFIG = {"HandMIMConfig": "configuration_handmim", "HIUDMTLConfig": "configuration_hiu_dmtl"}
+def _module(name: str) -> str:
+    return _HOME.get(name, "configuration_hiu_dmtl")

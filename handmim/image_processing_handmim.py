@@ -1,5 +1,6 @@
 """Image processor of HandMIM: boxes around hands -> square crops -> tensors, and results back to the image's frame."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from .geometry import (
 )
 from .hand_maps import restore_maps
 from .images import LoadedImage, is_single_image, load_image
+from .open_hand_file import is_remote_code
 
 SIDES = ("left", "right")
 
@@ -140,6 +142,12 @@ class HandMIMImageProcessor(PilBackend):
             mean, std = (torch.tensor(kwargs[key]).expand(3)[:, None, None] for key in ("image_mean", "image_std"))
             pixels = pixels.sub_(mean).div_(std)
         return pixels
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Publish the processor, and its code, to a repository that has or will get a model; its card stays."""
+        if is_remote_code():
+            return super().push_to_hub(repo_id, **kwargs)
+        return importlib.import_module(".publishing", __package__).push(repo_id, processor=self, **kwargs)
 
     def post_process_hand_mesh(
         self, outputs: Any, inputs: BatchFeature, faces: Any = None

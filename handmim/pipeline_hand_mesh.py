@@ -5,7 +5,9 @@ this picture" is known the crop is refined: predict, crop again around the predi
 estimate that scores best.
 """
 
+import importlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import GeneratorType
@@ -27,6 +29,7 @@ from .image_processing_handmim import (
     resolve_intrinsics,
 )
 from .images import LoadedImage, is_single_image
+from .open_hand_file import is_remote_code
 
 # Crops that go through the network at once; more gain nothing and cost memory.
 MAX_CROPS = 64
@@ -133,6 +136,21 @@ class HandMeshPipeline(Pipeline):
         if is_single_image(inputs):
             return super().__call__(requests[0], **kwargs)
         return super().__call__(requests, **kwargs) if requests else []
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Model and image processor. transformers would add a part of the code, which is of no use without the rest."""
+        if is_remote_code():
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        self.image_processor.save_pretrained(save_directory)
+        self.model.save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Publish model and image processor; arguments as those of the model's `push_to_hub`."""
+        if is_remote_code():
+            return super().push_to_hub(repo_id, **kwargs)
+        publishing = importlib.import_module(".publishing", __package__)
+        return publishing.push(repo_id, model=self.model, processor=self.image_processor, **kwargs)
 
     def _sanitize_parameters(self, maps: bool | None = None) -> tuple[dict, dict, dict]:
         return {}, {} if maps is None else {"maps": maps}, {}

@@ -30,19 +30,7 @@ TRAINER_FILES = re.compile(
     r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth|training_args\.bin|trainer_state\.json|ema\.safetensors"
 )
 # Should a file get past the checks, the client leaves it behind as well.
-NEVER = [
-    "*.bin",
-    "*.ckpt",
-    "*.npy",
-    "*.npz",
-    "*.pickle",
-    "*.pkl",
-    "*.pt",
-    "*.pth",
-    "*MANO*",
-    "*mano_*.p*",
-    "optimizer*",
-]
+NEVER = ["*.bin", "*.ckpt", "*.npy", "*.npz", "*.pickle", "*.pkl", "*.pt", "*.pth", "MANO*", "*/MANO*", "optimizer*"]
 NEVER += [".*", "*/.*", "__pycache__/*"]
 # Weights of an earlier commit: beside new ones of another number of shards, transformers would load the old.
 STALE = ["model.safetensors", "model-*-of-*.safetensors", INDEX, "pytorch_model*.bin*"]
@@ -146,7 +134,7 @@ def _write_facts(folder: Path, facts: CardFacts) -> None:
 
         text = yaml.safe_dump(dict(facts.recipe), sort_keys=False)
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    for report in facts.reports:  # under the name and with the check sum that the card states
+    for report in (*facts.reports, *facts.comparisons):  # under the name and with the check sum that the card states
         (folder / REPORTS_FOLDER).mkdir(exist_ok=True)
         (folder / REPORTS_FOLDER / report_name(report)).write_bytes(report_bytes(report))
 
