@@ -200,6 +200,16 @@ def measure(
     return scores
 
 
+def measure_stacks(
+    chosen: Benchmark, reader: HandReader, truth: Truth, predicted: Predictions
+) -> dict[str, dict[str, float]]:
+    """The figures of each stack of a cascade but the last, which `measure` takes, under its number from 1."""
+    alone = replace(truth, groups=None)
+    return {
+        str(number): measure(chosen, reader, alone, stack).metrics for number, stack in enumerate(predicted.stacks, 1)
+    }
+
+
 def baselines(chosen: Benchmark, truth: Truth) -> dict[str, Scores]:
     """The mean hand in every box, so that other figures can be read. It has no orientation: in 3D only PA says much."""
     from .mean_hand import NAME, predict_mean, synthetic_mean_hand

@@ -64,23 +64,32 @@ def auc(errors: Tensor, highest: float, steps: int = 61) -> float:
 
 
 def pa_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean joint error of each sample after Procrustes alignment (rotation, scale, translation; no reflection).
+    """Mean joint error of each sample after Procrustes alignment: mean over the joints of `pa_errors`.
+
+    Returns:
+        (B,) in the target's unit; NaN where not found or with fewer than three labelled joints.
+    """
+    return pa_errors(predicted, target).nanmean(1)
+
+
+def pa_errors(predicted: Tensor, target: Tensor) -> Tensor:
+    """Error of each joint after Procrustes alignment of its sample (rotation, scale, translation; no reflection).
 
     Args:
         predicted: (B, N, 3), any unit; a sample that was not found is NaN.
         target: (B, N, 3); unlabelled joints are NaN and take no part in the alignment.
 
     Returns:
-        (B,) in the target's unit; NaN where not found or with fewer than three labelled joints.
+        (B, N) in the target's unit; NaN where not labelled, not found or with fewer than three labelled joints.
     """
-    result = torch.full(predicted.shape[:1], torch.nan, dtype=target.dtype, device=target.device)
+    result = torch.full(predicted.shape[:2], torch.nan, dtype=target.dtype, device=target.device)
     labelled = ~target.isnan().any(-1)
     found = ~predicted.isnan().any(-1).any(-1) & (labelled.sum(1) >= 3)
     # Samples with the same labelled joints are aligned together; mostly all joints are.
     for mask in labelled[found].unique(dim=0):
         rows = found & (labelled == mask).all(1)
         aligned, _ = similarity_align(predicted[rows][:, mask].to(target.dtype), target[rows][:, mask])
-        result[rows] = point_errors(aligned, target[rows][:, mask]).mean(1)
+        result[rows[:, None] & mask] = point_errors(aligned, target[rows][:, mask]).flatten()
     return result
 
 
@@ -114,6 +123,31 @@ def mask_iou(predicted: Tensor, target: Tensor) -> Tensor:
     """
     intersection = (predicted & target).flatten(-2).sum(-1).double()
     return intersection / (predicted | target).flatten(-2).sum(-1)
+
+
+def class_overlaps(predicted: Tensor, target: Tensor) -> Tensor:
+    """Pixels of the two classes of a segmentation, to be summed over pictures for `mean_iou`.
+
+    Args:
+        predicted, target: (..., H, W) bool, what is hand.
+
+    Returns:
+        (2, 2) float64: rows background and hand; columns pixels in both masks, and in either.
+    """
+    pairs = ((~predicted, ~target), (predicted, target))
+    return torch.stack([torch.stack([(a & b).sum(), (a | b).sum()]) for a, b in pairs]).double()
+
+
+def mean_iou(overlaps: Tensor) -> float:
+    """mIoU of segmentation: of each class intersection over union of all pictures together, mean over the classes.
+
+    Args:
+        overlaps: (2, 2), sum of `class_overlaps`.
+
+    Returns:
+        In [0, 1]; NaN without any pixel of a class.
+    """
+    return (overlaps[:, 0] / overlaps[:, 1]).mean().item()
 
 
 def iou_pck(ious: Tensor, thresholds: Sequence[float] | Tensor) -> Tensor:

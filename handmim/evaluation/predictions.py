@@ -23,10 +23,13 @@ from torch import Tensor
 
 from ..atomic_files import atomic_file
 from ..errors import DataError, HandMIMError, ModelError
+from ..hand_maps import restore_maps
 from ..training.datasets.sample import HandReader, HandSample, keypoint_box
 from .tta import View, view_of, widen
 
 FIELDS = ("keypoints_2d", "joints", "vertices")
+# What `post_process_hand_mesh` reads of a network's answer, beside the score.
+_HAND = (*FIELDS, "global_orient", "hand_pose", "betas", "translation")
 CHUNK = 256
 # Crops that wait for the network, in batches: enough to hide the reading, little memory.
 AHEAD = 2
@@ -39,46 +42,76 @@ class Predictions:
     """What a method says about N hands, in the frame of their pictures; NaN for a hand it did not find.
 
     Attributes:
-        keypoints_2d: (N, 21, 2) float32 or float64, pixels of the picture.
+        keypoints_2d: (N, 21, 2) float32 or float64, pixels of the picture; None of a network without a mesh.
         joints: (N, 21, 3) metres (or any unit, if only measured after alignment), camera frame; None if not given.
         vertices: (N, V, 3) metres, camera frame; None if not given.
         intrinsics: (N, 3, 3) pixels: the camera that the predictions belong to; None if not given.
         faces: (F, 3) int64 of `vertices`, of the right hand; None without vertices.
         hand_model: "mano", "open", or None.
+        heatmap_keypoints: (N, 21, 2) pixels of the picture, by the heat maps of HIU-DMTL; None without.
+        mask: (N, h, w) uint8, 255 times the probability that a cell is hand; None without such maps.
+        crop_box: (N, 4) xyxy pixels of the picture: what the cells of `mask` cover.
+        stacks: The same of the stacks before the last.
     """
 
-    keypoints_2d: np.ndarray
+    keypoints_2d: np.ndarray | None
     joints: np.ndarray | None = None
     vertices: np.ndarray | None = None
     intrinsics: np.ndarray | None = None
     faces: np.ndarray | None = None
     hand_model: str | None = None
+    heatmap_keypoints: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    crop_box: np.ndarray | None = None
+    stacks: tuple[Predictions, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.keypoints_2d)
+        return next(len(value) for name in _ROWS if (value := getattr(self, name)) is not None)
 
     def select(self, rows: Sequence[int]) -> Predictions:
         """The predictions of some of the hands."""
         rows = list(rows)
-        names = ("keypoints_2d", "joints", "vertices", "intrinsics")
-        return replace(self, **{n: None if (v := getattr(self, n)) is None else v[rows] for n in names})
+        stacks = tuple(stack.select(rows) for stack in self.stacks)
+        return replace(self, stacks=stacks, **{n: None if (v := getattr(self, n)) is None else v[rows] for n in _ROWS})
+
+
+_ROWS = (*FIELDS, "intrinsics", "heatmap_keypoints", "mask", "crop_box")
 
 
 class Predictor:
     """A mesh model and its image processor as a function of samples.
 
     Args:
-        model: `HandMIMForMeshEstimation`, or whatever is called and answers like it.
+        model: `HandMIMForMeshEstimation` or `HIUDMTLForHandUnderstanding`, or whatever is called and answers like one.
         processor: `HandMIMImageProcessor`.
         views: Of test-time augmentation (`tta`); none: the plain crop.
         vertices: Whether vertices are wanted.
+
+    Attributes:
+        fields: What an answer holds beside `intrinsics`: the last stack's under their own names, that of the stacks
+            before under `stack_field`.
+
+    Raises:
+        ModelError: Views of a network without a mesh: points of a mesh are all that can be brought together.
     """
 
     def __init__(self, model: Any, processor: Any, views: Sequence[View] = (), vertices: bool = True) -> None:
         self.model, self.processor, self.views = model, processor, tuple(views)
-        self.fields = FIELDS if vertices else FIELDS[:-1]
+        config = model.config
+        self.mesh, maps = getattr(config, "mesh", True), () if views else getattr(config, "tasks", ())
+        if views and not self.mesh:
+            raise ModelError("test-time augmentation needs a network that estimates meshes")
+        self.stacks = 1 if views else getattr(config, "num_stacks", 1)
+        points = FIELDS if vertices else FIELDS[:-1]
+        kinds = (points if self.mesh else ()) + (("heatmap_keypoints",) if "heatmaps" in maps else ())
+        self.kinds = kinds + (("mask", "crop_box") if "mask" in maps else ())
+        self.fields = tuple(self.field(kind, stack) for stack in range(self.stacks, 0, -1) for kind in self.kinds)
         self.size = int(processor.size["height"])
         self.scored = bool(getattr(model.config, "score_head", False))
+
+    def field(self, kind: str, stack: int) -> str:
+        """Name of one of `kinds` of one stack, from 1: that of the last is as it is."""
+        return kind if stack == self.stacks else f"{kind}.{stack}"
 
     def crops(self, sample: HandSample) -> dict[str, Tensor]:
         """The network's input for one sample: one row, or one for each side where the side is unknown.
@@ -108,30 +141,54 @@ class Predictor:
         """The network on the crops of several samples -> `fields` and `intrinsics`, one row a sample."""
         inputs = {name: torch.cat([crop[name] for crop in crops]) for name in crops[0]}
         owners = [row for row, crop in enumerate(crops) for _ in range(len(crop["boxes"]))]
-        hands = self.processor.post_process_hand_mesh(self._run(inputs), inputs)
-        best: list[dict[str, Any] | None] = [None] * len(crops)
-        for row, hand in zip(owners, hands, strict=True):
+        answers = self._run(inputs)
+        scores = answers[-1].get("score_logits")
+        best: list[int | None] = [None] * len(crops)
+        for place, row in enumerate(owners):
             known = best[row]
-            if known is None or hand["score"] > known["score"]:
-                best[row] = hand
-        return {name: np.stack([hand[name] for hand in best]) for name in (*self.fields, "intrinsics")}
+            if known is None or scores[place] > scores[known]:
+                best[row] = place
+        results = {}
+        for stack, answer in enumerate(answers, 1):
+            found = self._in_picture(answer, inputs)
+            results |= {self.field(kind, stack): np.stack([found[row][kind] for row in best]) for kind in self.kinds}
+        return results | {"intrinsics": inputs["image_intrinsics"].numpy()[best]}
 
-    def _run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs in the pixels and the camera of the crops; with views their mean."""
+    def _in_picture(self, answer: dict[str, Tensor], inputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Of every crop `kinds`, in the frame of the picture; masks as 8-bit numbers."""
+        hands: list[dict[str, Any]] = [{} for _ in inputs["boxes"]]
+        if self.mesh:
+            mesh = {name: answer[name] for name in (*_HAND, "score_logits") if name in answer}
+            hands = self.processor.post_process_hand_mesh(mesh, inputs)
+        if set(self.kinds) - set(FIELDS):
+            maps = {name: answer[name] for name in ("heatmap_keypoints", "mask") if name in answer}
+            hands = [hand | found for hand, found in zip(hands, restore_maps(maps, inputs), strict=True)]
+        for hand in hands:
+            if "mask" in hand:
+                hand["mask"] = np.round(255 * hand["mask"]).astype(np.uint8)
+        return hands
+
+    def _run(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Outputs in the pixels and the camera of the crops, one a stack; with views the mean of the last's."""
         if not self.views:
             return self._forward(inputs["pixel_values"], inputs["intrinsics"])
         results = []
         for view in self.views:
             seen = view_of(inputs["pixel_values"], inputs["intrinsics"], view, self.size)
-            results.append(seen.undo(self._forward(seen.pixel_values, seen.intrinsics)))
+            results.append(seen.undo(self._forward(seen.pixel_values, seen.intrinsics)[-1]))
         # Of rotations no mean is needed: only points are measured.
         means = {name: torch.stack([result[name] for result in results]).mean(0) for name in FIELDS}
-        return results[0] | means
+        return [results[0] | means]
 
-    def _forward(self, pixel_values: Tensor, intrinsics: Tensor) -> dict[str, Tensor]:
+    def _forward(self, pixel_values: Tensor, intrinsics: Tensor) -> list[dict[str, Tensor]]:
         device, dtype = self.model.device, self.model.dtype
-        output = self.model(pixel_values=pixel_values.to(device, dtype), intrinsics=intrinsics.to(device))
-        return {name: output[name].float().cpu() for name in output if torch.is_tensor(output[name])}
+        every = {"return_all": True} if self.stacks > 1 else {}
+        output = self.model(pixel_values=pixel_values.to(device, dtype), intrinsics=intrinsics.to(device), **every)
+        before = list(output["stacks"][:-1]) if every else []
+        return [
+            {name: part[name].float().cpu() for name in part if torch.is_tensor(part[name])}
+            for part in (*before, output)
+        ]
 
 
 def sample_box(sample: HandSample) -> np.ndarray:
@@ -201,9 +258,14 @@ def predict(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     arrays = {name: np.concatenate([done[span][name] for span in spans]) for name in (*predictor.fields, "intrinsics")}
-    hand = predictor.model.hand_model
-    faces = np.asarray(hand.faces.cpu(), np.int64) if "vertices" in arrays else None
-    return Predictions(**arrays, faces=faces, hand_model=predictor.model.config.hand_model)
+    faces = np.asarray(predictor.model.hand_model.faces.cpu(), np.int64) if "vertices" in arrays else None
+    shared = {"faces": faces, "hand_model": predictor.model.config.hand_model, "intrinsics": arrays["intrinsics"]}
+    stacks = [
+        Predictions(**shared, **{"keypoints_2d": None}
+                    | {kind: arrays[predictor.field(kind, stack)] for kind in predictor.kinds})
+        for stack in range(1, predictor.stacks + 1)
+    ]  # fmt: skip
+    return replace(stacks[-1], stacks=tuple(stacks[:-1]))
 
 
 def _predict_span(
@@ -285,7 +347,8 @@ def _load_chunk(folder: Path | None, span: tuple[int, int], fields: Sequence[str
         with np.load(path, allow_pickle=False) as file:  # the archive's check sums are compared while reading
             arrays = {name: file[name] for name in (*fields, "intrinsics")}
         for name, values in arrays.items():
-            if len(values) != span[1] - span[0] or values.dtype != np.float32 or not np.isfinite(values).all():
+            kind = np.uint8 if name.startswith("mask") else np.float32
+            if len(values) != span[1] - span[0] or values.dtype != kind or not np.isfinite(values).all():
                 raise ValueError(f"{name} is {values.dtype} {values.shape}")
     except _CHUNK_ERRORS as error:
         print(f"handmim: {path.name} is damaged ({error}); predicting it again", file=sys.stderr)

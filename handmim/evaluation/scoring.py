@@ -16,10 +16,22 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..hand_maps import image_mask
 from ..training.datasets.sample import HandReader, HandSample
 from . import official
 from .alignment import scale_translation_align
-from .metrics import iou_pck, mask_iou, mean_error, normalized_errors_2d, pa_mpjpe, pck, pck_curve, point_errors
+from .metrics import (
+    class_overlaps,
+    iou_pck,
+    mask_iou,
+    mean_error,
+    mean_iou,
+    normalized_errors_2d,
+    pa_errors,
+    pck,
+    pck_curve,
+    point_errors,
+)
 from .predictions import Predictions, sample_box
 from .scores import Curve, Scores
 
@@ -215,28 +227,43 @@ def score(truth: Truth, predicted: Predictions, range_3d_mm: tuple[float, float]
 
 
 def score_2d(truth: Truth, predicted: Predictions) -> Scores:
-    """Errors of the 2D keypoints as a share of the box's longer side, and in pixels."""
+    """Errors of the 2D keypoints as a share of the box's longer side, and in pixels.
+
+    Those of the projected joints; and with the prefix map_ those of heat maps, where there are any.
+    """
     scores = Scores()
     if np.isnan(truth.keypoints_2d).all():
         scores.omitted["2D keypoints"] = "not labelled"
         return scores
-    keypoints, target = (torch.from_numpy(np.asarray(p.keypoints_2d, np.float64)) for p in (predicted, truth))
-    errors = normalized_errors_2d(keypoints, target, torch.from_numpy(truth.box_sides))
-    found = ~keypoints.isnan().flatten(1).any(1)
-    scores.metrics["found"] = int(found.sum())
-    scores.metrics["mean_2d"] = mean_error(errors)
-    scores.metrics |= {f"pck_2d_{round(100 * at):02d}": pck(errors, at) for at in (0.05, 0.1, 0.2)}
-    pixels = point_errors(keypoints, target)
-    if found.any() and not pixels[found].isnan().all():
-        scores.metrics["epe_px"] = mean_error(pixels[found])
-        if not found.all():
+    if predicted.keypoints_2d is None:
+        scores.omitted["2D keypoints of the mesh"] = "no mesh is predicted"
+    else:
+        found = ~np.isnan(predicted.keypoints_2d).any((1, 2))
+        scores.metrics["found"] = int(found.sum())
+        errors = _add_2d(scores, predicted.keypoints_2d, truth, "", "2D keypoints")
+        if found.any() and not found.all() and not errors[found].isnan().all():
             scores.metrics["mean_2d_found"] = mean_error(errors[found])
-    shares = curve(errors, "2D keypoints", "share of the box's side", 0.0, RANGE_2D, STEPS_2D)
-    # As `metrics.auc`: the mean over the thresholds.
-    scores.metrics["auc_2d"] = float(np.mean(shares.values))
-    scores.curves["pck_2d"] = replace(shares, area=scores.metrics["auc_2d"])
-    scores.per_sample["mean_2d"] = errors.nanmean(1).numpy()
+    if predicted.heatmap_keypoints is not None:
+        _add_2d(scores, predicted.heatmap_keypoints, truth, "map_", "2D keypoints of the heat maps")
     return scores
+
+
+def _add_2d(scores: Scores, points: np.ndarray, truth: Truth, prefix: str, title: str) -> Tensor:
+    """The figures of 2D keypoints (N, 21, 2) -> errors (N, 21), shares of the box's side."""
+    keypoints, target = (torch.from_numpy(np.asarray(array, np.float64)) for array in (points, truth.keypoints_2d))
+    errors = normalized_errors_2d(keypoints, target, torch.from_numpy(truth.box_sides))
+    metrics = {"mean_2d": mean_error(errors)}
+    metrics |= {f"pck_2d_{round(100 * at):02d}": pck(errors, at) for at in (0.05, 0.1, 0.2)}
+    pixels = point_errors(keypoints, target)
+    if not pixels.isnan().all():
+        metrics["epe_px"] = mean_error(pixels)
+    shares = curve(errors, title, "share of the box's side", 0.0, RANGE_2D, STEPS_2D)
+    # As `metrics.auc`: the mean over the thresholds.
+    metrics["auc_2d"] = float(np.mean(shares.values))
+    scores.metrics |= {f"{prefix}{name}": value for name, value in metrics.items()}
+    scores.curves[f"{prefix}pck_2d"] = replace(shares, area=metrics["auc_2d"])
+    scores.per_sample[f"{prefix}mean_2d"] = errors.nanmean(1).numpy()
+    return errors
 
 
 def score_3d(truth: Truth, predicted: Predictions, range_mm: tuple[float, float]) -> Scores:
@@ -255,7 +282,8 @@ def score_3d(truth: Truth, predicted: Predictions, range_mm: tuple[float, float]
     }
     errors = {name: 1000 * np.linalg.norm(points - target, axis=-1) for name, points in aligned.items()}
     scores.per_sample = {name: nan_mean(value) for name, value in errors.items()}
-    scores.per_sample["pa_mpjpe"] = 1000 * pa_mpjpe(torch.from_numpy(joints), torch.from_numpy(target)).numpy()
+    procrustes = 1000 * pa_errors(torch.from_numpy(joints), torch.from_numpy(target))
+    scores.per_sample["pa_mpjpe"] = procrustes.nanmean(1).numpy()
     for name, values in scores.per_sample.items():
         if not np.isnan(values).all():
             scores.metrics[name] = float(np.nanmean(values))
@@ -266,11 +294,19 @@ def score_3d(truth: Truth, predicted: Predictions, range_mm: tuple[float, float]
             key = name.replace("mpjpe", "pck_3d")
             scores.curves[key] = curve(torch.from_numpy(errors[name]), title, "mm", *range_mm, STEPS_3D)
             scores.metrics[key.replace("pck", "auc")] = scores.curves[key].area
+    if "pa_mpjpe" in scores.metrics:
+        _add_area(scores, "pa_auc_joints", procrustes, "3D joints, Procrustes aligned")
     return scores
 
 
+def _add_area(scores: Scores, name: str, errors: Tensor, title: str) -> None:
+    """A 3D PCK curve over the range of the official scripts, and its area, under one name as there."""
+    scores.curves[name] = curve(errors, title, "mm", *RANGE_3D_MM, STEPS_3D)
+    scores.metrics[name] = scores.curves[name].area
+
+
 def score_vertices(truth: Truth, predicted: Predictions) -> Scores:
-    """Vertex errors (wrist; Procrustes without reflection) in millimetres and F-scores after Procrustes alignment.
+    """Vertex errors (wrist; Procrustes without reflection) in millimetres, their PCK, and F-scores after alignment.
 
     Args:
         truth, predicted: With vertices of the same hand model (`benchmarks.comparable`).
@@ -285,9 +321,17 @@ def score_vertices(truth: Truth, predicted: Predictions) -> Scores:
     nothing = np.zeros((len(rows), 21, 3))
     measured = official.score(nothing, mesh, nothing, target, rules)
     shift = (truth.joints[rows, WRIST] - predicted.joints[rows, WRIST])[:, None]
+    errors = {
+        "auc_vertices": 1000 * np.linalg.norm(mesh + shift - target, axis=-1),
+        "pa_auc_vertices": 1000 * measured.errors["mesh_al"],
+    }
+    titles = {"auc_vertices": "vertices, wrist aligned", "pa_auc_vertices": "vertices, Procrustes aligned"}
+    for name, values in errors.items():
+        if not np.isnan(values).all():
+            _add_area(scores, name, torch.from_numpy(values), titles[name])
     figures = {
-        "mpvpe": _mean_mm(mesh + shift - target),
-        "pa_mpvpe": 1000 * measured.errors["mesh_al"].mean(1),
+        "mpvpe": errors["auc_vertices"].mean(1),
+        "pa_mpvpe": errors["pa_auc_vertices"].mean(1),
         "f5": measured.fscores[:, 0, 1, 0],
         "f15": measured.fscores[:, 1, 1, 0],
     }
@@ -299,40 +343,60 @@ def score_vertices(truth: Truth, predicted: Predictions) -> Scores:
     return scores
 
 
-def _mean_mm(differences: np.ndarray) -> np.ndarray:
-    """(B, N, 3) metres -> (B,) mean length, millimetres."""
-    return 1000 * np.linalg.norm(differences, axis=-1).mean(-1)
-
-
 def score_masks(reader: HandReader, predicted: Predictions, progress: Callable[[int], Any] | None = None) -> Scores:
-    """Intersection over union of the mesh's silhouette and the labelled mask, over the samples that have one.
+    """Intersection over union of labelled masks and the mesh's silhouette, and HIU-DMTL's own mask (prefix map_).
 
     Args:
         reader: The data set; its masks are read one by one.
-        predicted: With vertices, faces and intrinsics, of its first samples.
+        predicted: With vertices, faces and intrinsics, or mask and crop_box, of its first samples.
         progress: Called with the number of samples done.
     """
     scores = Scores()
-    if predicted.vertices is None or predicted.faces is None or predicted.intrinsics is None:
+    mesh = all(getattr(predicted, name) is not None for name in ("vertices", "faces", "intrinsics"))
+    names = [name for name, there in (("mask_iou", mesh), ("map_mask_iou", predicted.mask is not None)) if there]
+    if not names:
         scores.omitted["masks"] = "no mesh is predicted"
         return scores
-    values = np.full(len(predicted), np.nan)
+    values, overlaps = {name: np.full(len(predicted), np.nan) for name in names}, torch.zeros(2, 2).double()
     for row in range(len(predicted)):
         load = reader[row].load_mask
-        if load is not None:
-            values[row] = silhouette_iou(load(), predicted.vertices[row], predicted.faces, predicted.intrinsics[row])
+        mask = None if load is None else load()
+        if mask is not None and mesh:
+            shape = predicted.vertices[row], predicted.faces, predicted.intrinsics[row]
+            values["mask_iou"][row] = silhouette_iou(mask, *shape)
+        if mask is not None and predicted.mask is not None:
+            pair = predicted_mask(predicted, row, mask.shape), torch.from_numpy(np.ascontiguousarray(mask, bool))
+            values["map_mask_iou"][row] = mask_iou(*pair).item()
+            overlaps += class_overlaps(*pair)
         if progress:
             progress(row + 1)
-    count = int((~np.isnan(values)).sum())
+    count = max(int((~np.isnan(column)).sum()) for column in values.values())
     if not count:
         scores.omitted["masks"] = "not labelled"
         return scores
+    scores.metrics["samples_mask"] = count
+    for name, title in (("mask_iou", "masks"), ("map_mask_iou", "segmented masks")):
+        if name in values:
+            _add_iou(scores, name, values[name], f"{title} of at least this IoU")
+    if predicted.mask is not None:
+        scores.metrics["map_miou"] = mean_iou(overlaps)
+    return scores
+
+
+def _add_iou(scores: Scores, name: str, values: np.ndarray, title: str) -> None:
+    """Mean and PCK curve of the IoU (N,) of samples."""
     thresholds = np.linspace(0, 1, 101)
     shares = iou_pck(torch.from_numpy(values), thresholds)
-    scores.metrics = {"mask_iou": float(np.nanmean(values)), "samples_mask": count}
-    scores.curves["iou_pck"] = Curve("masks of at least this IoU", "IoU", thresholds.tolist(), shares.tolist())
-    scores.per_sample["mask_iou"] = values
-    return scores
+    scores.metrics[name] = float(np.nanmean(values))
+    key = name.replace("mask_iou", "iou_pck")
+    scores.curves[key] = Curve(title, "IoU", thresholds.tolist(), shares.tolist())
+    scores.per_sample[name] = values
+
+
+def predicted_mask(predicted: Predictions, row: int, shape: tuple[int, int]) -> Tensor:
+    """(H, W) bool: the mask that the network drew of one sample, in its picture."""
+    probability = predicted.mask[row].astype(np.float32) / 255
+    return torch.from_numpy(image_mask(probability, predicted.crop_box[row], shape[1], shape[0]))
 
 
 def silhouette_iou(mask: np.ndarray, vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray) -> float:
