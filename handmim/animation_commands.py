@@ -92,7 +92,7 @@ def find_results(paths: Sequence[Path]) -> list[Path]:
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sorts names as people count: frame2 before frame10."""
-    parts = re.split(r"([0-9]+)", path.as_posix())
+    parts = re.split(r"([0-9]+)", path.with_suffix("").as_posix())
     # Digits of any length: compared by how many they are, then as text.
     return [(len(p.lstrip("0")), 0, p.lstrip("0")) if n % 2 else (0, 1, p) for n, p in enumerate(parts)]
 
