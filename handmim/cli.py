@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .animation_commands import add_commands as add_animation
     from .conversion_commands import add_commands as add_conversion
     from .evaluation.commands import add_commands as add_evaluation
+    from .exchange_commands import add_commands as add_exchange
     from .feature_commands import add_commands as add_features
     from .publish_commands import add_commands as add_publish
     from .training.commands import add_commands as add_training
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_features(commands)
     add_evaluation(commands)
     add_conversion(commands)
+    add_exchange(commands)
     add_animation(commands)
     add_publish(commands)
     info = commands.add_parser("info", help="versions, hand models, detectors, device")

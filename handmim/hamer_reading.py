@@ -76,7 +76,7 @@ def from_hamer(
     boxes = _boxes(data, count)
     scores = array_of(data, "score", (count,), finite=False) if "score" in data else np.full(count, np.nan)
     sources = source_words(data, "intrinsics_source", count) if "intrinsics_source" in data else [source] * count
-    triangles = _faces(faces if faces is not None else data.get("faces"), vertices.shape[1]) if count else None
+    triangles = check_faces(faces if faces is not None else data.get("faces"), vertices.shape[1]) if count else None
     return [
         _hand(
             vertices=vertices[row] * mirror[row],
@@ -151,7 +151,7 @@ def _from_wilor(entry: dict[str, Any], name: str, image_size: Any, focal_length:
         side=SIDES[right],
         model=model,
         source=source_word(entry.get("intrinsics_source", "default" if guess else "given"), name),
-        faces=_faces(faces if faces is not None else entry.get("faces"), len(vertices)),
+        faces=check_faces(faces if faces is not None else entry.get("faces"), len(vertices)),
         name=name,
     )
 
@@ -261,8 +261,8 @@ def _own_side(parameters: dict[str, np.ndarray], row: int, right: bool) -> dict[
     return {"global_orient": turns[0], "hand_pose": turns[1:], "betas": parameters["betas"][row]}
 
 
-def _faces(given: Any, vertices: int) -> np.ndarray:
-    """(F, 3) int64 of the right hand."""
+def check_faces(given: Any, vertices: int) -> np.ndarray:
+    """(F, 3) int64, naming that many vertices; None: the right hand's of the user's MANO file."""
     faces = load_mano("right")["faces"] if given is None else numbers(given, "faces")
     if faces.ndim != 2 or faces.shape[1] != 3 or (faces != np.floor(faces)).any():
         raise InputError(f"faces must be (F, 3) whole numbers, got shape {faces.shape}")

@@ -426,7 +426,10 @@ def test_wrong_values_are_named(models: dict, key: str, number: int) -> None:
     wrong = WRONG[key][number]
     out[key] = wrong(out[key]) if callable(wrong) else wrong
     names = {"pred_cam_t_full": "translation|pred_cam_t_full", "boxes": "box", "pred_keypoints_3d": "pred_keypoints"}
-    names |= {"pred_mano_params": "pred_mano_params", "pred_cam": "pred_cam|of a crop apart"}
+    names |= {
+        "pred_vertices": "pred_vertices|shape .1, 21, 3., got",
+        "pred_cam": "pred_cam|of a crop apart",
+    }
     with pytest.raises(InputError, match=names.get(key, key)):
         from_hamer(out)
 
