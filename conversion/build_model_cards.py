@@ -11,7 +11,6 @@ from pathlib import Path
 
 from handmim.atomic_files import atomic_file
 from handmim.model_card import CardError, CardFacts, card_text, collect_facts
-from handmim.training.recipe import load_recipe
 from handmim.zoo import zoo
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -35,9 +34,7 @@ def facts(name: str) -> CardFacts:
     folder = SOURCES / name
     if not (folder / NOTES).is_file():
         raise CardError(f"{folder} has no {NOTES}; write down what only people know about {name}")
-    recipe = load_recipe(zoo()[name].recipe)
-    reports = sorted(folder.glob("*.json"))
-    return collect_facts(WEIGHTS / name, reports=reports, notes=folder / NOTES, name=name, recipe=recipe)
+    return collect_facts(WEIGHTS / name, reports=sorted(folder.glob("*.json")), notes=folder / NOTES)
 
 
 def write_cards(out: Path) -> list[Path]:

@@ -21,8 +21,10 @@ from typing import Any
 from .model_card_comparisons import belongs_to, is_comparison, load_comparison
 from .model_card_reports import report_name
 from .model_card_weights import CardError, weights_checksum, weights_facts
+from .zoo import zoo
 
-TEMPLATE = Path(__file__).parent / "assets" / "card_template.md"
+ASSETS = Path(__file__).parent / "assets"
+TEMPLATE = ASSETS / "card_template.md"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_NOTES_BYTES = 1 << 20
 # What people may write about; a heading of another name is more likely a slip than a wish.
@@ -123,7 +125,8 @@ def collect_facts(
         base_model: What training started from; None: what the recipe says.
         datasets: None: those of the recipe.
         name: None: the repository's, else the recipe's, else the folder's.
-        recipe: None: `recipe.yaml` of the folder, or of the run that the folder is the result of.
+        recipe: None: `recipe.yaml` of the folder, or of the run that the folder is the result of; the zoo's for the
+            checkpoint in the package.
 
     Raises:
         CardError: A file is missing, damaged or of another kind; a report is of another model.
@@ -173,14 +176,17 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _recipe(folder: Path) -> dict[str, Any] | None:
-    """`recipe.yaml` of a run, which lies in its folder; the models are in `release` and `checkpoint-*` below."""
+    """`recipe.yaml` of a run, whose models are in `release` and `checkpoint-*`; the zoo's for the package's own."""
     below = folder.name == "release" or folder.name.startswith("checkpoint-")
-    for path in [folder / "recipe.yaml", *([folder.parent / "recipe.yaml"] if below else [])]:
-        if path.is_file():
-            from .training.recipe import load_recipe
+    paths = [folder / "recipe.yaml", *([folder.parent / "recipe.yaml"] if below else [])]
+    found: Path | str | None = next((path for path in paths if path.is_file()), None)
+    if found is None and folder.resolve().parent == ASSETS.resolve():
+        found = zoo()[folder.name].recipe
+    if found is None:
+        return None
+    from .training.recipe import load_recipe
 
-            return load_recipe(path)
-    return None
+    return load_recipe(found)
 
 
 def without_places(value: Any) -> Any:
@@ -204,8 +210,6 @@ def _name(folder: Path, repo_id: str | None, recipe: Mapping[str, Any] | None) -
 
 
 def _licence(name: str) -> str:
-    from .zoo import zoo
-
     entry = zoo().get(name)
     return entry.licence if entry else ""
 

@@ -102,7 +102,8 @@ def result(report: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
     dataset = {"name": report["title"], "type": report["benchmark"], "split": report["split"]}
     if marks(report):
         dataset["config"] = ", ".join(marks(report))  # else figures of one data set are taken for the same
-    dataset["args"] = {"samples": report["samples"], "report": report_name(report), "sha256": checksum(report)}
+    dataset["args"] = {"samples": report["samples"], "report": report_name(report)}
+    dataset["args"]["checksum"] = f"sha256:{checksum(report)}"  # bare digits with one e among them would be a number
     entry = {
         "task": {"type": MESH_TASK, "name": "Hand mesh estimation"},
         "dataset": dataset,
