@@ -11,19 +11,17 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
-from transformers.utils import cached_file
 
 from .atomic_files import atomic_file
 from .detection import HandDetector
 from .errors import InputError, ModelError
-from .hub_errors import checkpoint_errors
+from .hub_errors import checkpoint_errors, has_file
 from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
 from .images import is_single_image
 from .pipeline_hand_mesh import HandMeshPipeline
 
-# Of the options of a loader those that say where files come from.
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "assets" / "handmim-tiny-open"
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 MESH_FORMATS = ("glb", "obj", "ply")
 # glTF has y up and the viewer on +z; the camera frame has y down and looks along +z: half a turn about x.
 CAMERA_TO_GLTF = np.array([1.0, -1.0, -1.0], np.float32)
@@ -348,13 +346,8 @@ def load_processor(source: str | os.PathLike, image_size: int, **hub_kwargs: Any
     Raises:
         ModelError: It is there, but cannot be had or read.
     """
-    known = {key: hub_kwargs[key] for key in HUB_OPTIONS if key in hub_kwargs}
     with checkpoint_errors(source, **hub_kwargs):
-        files = [
-            cached_file(source, name, _raise_exceptions_for_missing_entries=False, **known)
-            for name in ("preprocessor_config.json", "processor_config.json")
-        ]
-        if not any(files):
+        if not any(has_file(source, name, **hub_kwargs) for name in PROCESSOR_FILES):
             return HandMIMImageProcessor(size=image_size)
         return AutoImageProcessor.from_pretrained(source, **hub_kwargs)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import _CACHED_NO_EXIST, constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -35,6 +35,8 @@ from .zoo import near_names
 
 # "org/name", or a name alone; what the Hub allows in them.
 REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+# Of the options of a loader those that say where files come from.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # What the loaders raise: files, the network, JSON, strict configurations, weights.
 LOADER_ERRORS = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, HTTPError, SafetensorError, StrictDataclassError,
@@ -66,6 +68,29 @@ def checkpoint_errors(source: str | os.PathLike, **hub_kwargs: Any) -> Iterator[
         raise ModelError(_damaged(name, damage, hub_kwargs)) from error
     except LOADER_ERRORS as error:
         raise ModelError(_sentence(error, name, hub_kwargs)) from error
+
+
+def has_file(source: str | os.PathLike, file: str, **hub_kwargs: Any) -> bool:
+    """Whether a checkpoint has a file, which is in the cache then.
+
+    Raises:
+        OSError: Nobody knows: the Hub does not answer, and the cache has neither the file nor a note of its absence.
+    """
+    from transformers.utils import cached_file
+
+    known = {key: value for key, value in hub_kwargs.items() if key in HUB_OPTIONS}
+    try:
+        return cached_file(source, file, **known) is not None
+    except OSError as error:
+        if "does not appear to have" in str(error) or _cached(os.fspath(source), file, hub_kwargs) is _CACHED_NO_EXIST:
+            return False
+        raise
+
+
+def _cached(name: str, file: str, hub_kwargs: dict[str, Any]) -> Any:
+    """Path of a file in the cache, `_CACHED_NO_EXIST` if the repository is known to have none, else None."""
+    known = {key: hub_kwargs[key] for key in ("cache_dir", "revision") if hub_kwargs.get(key)}
+    return None if os.path.isdir(name) else try_to_load_from_cache(name, file, **known)
 
 
 def _check_name(name: str) -> None:
@@ -126,8 +151,7 @@ def _config_damage(name: str, hub_kwargs: dict[str, Any]) -> str | None:
     """Loaders say all sorts of things about a config.json that holds something else than an object."""
     file: Any = os.path.join(name, "config.json")
     if not os.path.isdir(name):
-        known = {key: hub_kwargs[key] for key in ("cache_dir", "revision") if hub_kwargs.get(key)}
-        file = try_to_load_from_cache(name, "config.json", **known)
+        file = _cached(name, "config.json", hub_kwargs)
     if not isinstance(file, str) or not os.path.isfile(file):
         return None
     try:

@@ -57,9 +57,12 @@ class Call:
         """The repository of the path, if this token may see (or change) it.
 
         Raises:
-            Refused: As the Hub refuses. It does not tell a stranger whether a private repository exists.
+            Refused: As the Hub refuses. A token that it does not know is worse than none, and a stranger is not told
+                whether a private repository exists.
         """
         known = self.token == self.hub.token
+        if self.token and not known and self.token not in self.hub.readers:
+            raise Refused(error(401, "", "Invalid credentials in Authorization header"))
         repository = self.hub.repos.get(self.match["repo"])
         if repository is None or (repository.private and not known):
             raise Refused(error(404 if known else 401, "RepoNotFound", "Repository not found"))
@@ -314,7 +317,7 @@ def _paths_info(call: Call) -> Answer:
 def _resolve(call: Call) -> Answer:
     """One file of a revision. A large one is a redirect to where it is stored, with its name and size in headers."""
     repository, path = call.repository(), call.match["path"]
-    if repository.gated and call.token not in repository.readers:
+    if repository.gated and call.token not in call.hub.readers:
         return error(403 if call.token else 401, "GatedRepo", f"Access to model {repository.repo_id} is restricted")
     commit = call.commit()
     if path not in commit.files:

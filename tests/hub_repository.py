@@ -69,8 +69,7 @@ class Repository:
     Attributes:
         repo_id: "org/name".
         private: Only readable with a token.
-        gated: Everybody sees that it is there; only `readers` get its files.
-        readers: Tokens that may read it if it is gated.
+        gated: Everybody sees that it is there; only the Hub's `readers` get its files.
         commits: By hash.
         branches, tags: Name -> hash.
     """
@@ -78,7 +77,6 @@ class Repository:
     repo_id: str
     private: bool = False
     gated: bool = False
-    readers: set[str] = field(default_factory=set)
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)

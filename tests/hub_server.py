@@ -68,6 +68,7 @@ class HubServer:
             redirects on its own host only while it asks what a file is, and sends no token to another.
         token: One that may read and write everything that is not gated.
         user: Whom it belongs to. The user is also in the organisation "org".
+        readers: Further tokens, which may only read, and of these everything that is gated.
         repos: Repositories by "org/name". Tests may put some here, commit to them, and look at `.files`.
         requests: Every `Request`, in the order of the answers.
         unknown: "METHOD path" of what no route fits.
@@ -75,6 +76,7 @@ class HubServer:
 
     def __init__(self) -> None:
         self.user, self.token = "tester", "hf_of_the_tester"
+        self.readers: set[str] = set()
         self.repos: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.unknown: list[str] = []

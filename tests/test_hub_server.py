@@ -90,7 +90,8 @@ def get(repo, name="model.safetensors", **kwargs):
 
 assert get("org/none") == get("org/none", token=False) == "RepositoryNotFoundError"
 assert get("org/private", token=False) == "RepositoryNotFoundError" and get("org/private") == "nothing"
-assert get("org/open", token="wrong") == "nothing"
+assert get("org/open", "other.txt", token="wrong") == "HfHubHTTPError"
+assert get("org/open") == get("org/open", token=False) == "nothing"
 assert get("org/open", "none") == "RemoteEntryNotFoundError"
 assert get("org/open", revision="none") == "RevisionNotFoundError"
 assert get("org/gated") == get("org/gated", token=False) == "GatedRepoError"
@@ -122,7 +123,7 @@ def test_the_hub_refuses_and_fails(hub: HubServer, tmp_path: Path) -> None:
     content = {"model.safetensors": bytes(range(256)) * 8}
     for name in ("private", "open", "gated", "cut", "broken", "hung"):
         hub.create(f"org/{name}", private=name == "private", gated=name == "gated").commit(content)
-    hub.repos["org/gated"].readers.add("hf_of_a_reader")
+    hub.readers.add("hf_of_a_reader")
     hub.repos["org/cut"].commit({"model.safetensors": b"cut" * 500})
     hub.repos["org/hung"].commit({"model.safetensors": bytes(range(256)) * 8})
     cut = hub.repos["org/cut"].find("main").files["model.safetensors"].sha256
