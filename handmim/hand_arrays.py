@@ -22,7 +22,7 @@ NAMES = re.compile(
     r"|(?i:j|joint)_regressor|skinning_(weights|by_joint)|lbs_weights|hands_(mean|components)|kintree_table|tip_vertices"
 )
 RUN = 24  # consecutive numbers that must agree
-WINDOWS = 8  # places of an array whose runs are looked for, in each layout
+WINDOWS = 8  # places of an array whose runs are looked for, in each order of its dimensions
 MIN_DISTINCT = 20  # in a run: constant stretches are everywhere
 MIN_SIZE = 45
 CHUNK = 1 << 22
@@ -70,8 +70,8 @@ def hand_array_shaped(shape: tuple[int, ...]) -> str | None:
 def hand_array_in(values: np.ndarray, tolerance: float = 0.0) -> str | None:
     """The hand model's array that numbers hold.
 
-    Found are a whole array in any order, scaled or mirrored, and a part of one of `RUN` consecutive numbers in any
-    order of the dimensions, in float32, float16 or bfloat16.
+    Found are a whole array in any order, scaled or mirrored; and a quarter of one or more, consecutive in some order of
+    its dimensions, among other numbers, in float32, float16 or bfloat16.
 
     Args:
         values: Any shape.
