@@ -27,7 +27,7 @@ from handmim.configuration_hiu_dmtl import HIUDMTLConfig
 from handmim.configuration_pretraining_handmim import HandMIMPreTrainingConfig
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.training.recipe import load_recipe, recipe_names
-from handmim.training.starting_points import OPTIONS, STARTS
+from handmim.training.starting_points import HIU_DMTL, OPTIONS, STARTS
 from handmim.zoo import TABLE, ZooEntry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -70,8 +70,7 @@ def definitions() -> list[Definition]:
         found.append(Definition(name, "HandMIMForMeshEstimation", recipe_config(name), FREE, name))
     for stacks in (1, 2, 4, 8):
         name = f"hiu-dmtl-{stacks}stack"
-        config = HIUDMTLConfig(num_stacks=stacks, hand_model="mano")
-        found.append(Definition(name, "HIUDMTLForHandUnderstanding", config, RESEARCH, name))
+        found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), RESEARCH, name))
     return found
 
 
@@ -84,10 +83,12 @@ def pretraining_config(size: str) -> HandMIMConfig:
     return HandMIMConfig.from_size(recipe["model"]["size"], pretraining_config=method, **fields)
 
 
-def recipe_config(name: str, pretrained: HandMIMConfig | None = None) -> HandMIMConfig:
+def recipe_config(name: str, pretrained: HandMIMConfig | None = None) -> PreTrainedConfig:
     """The configuration that a fine-tuning recipe gives, on top of the pre-trained network where it starts from one."""
     section = load_recipe(name)["model"]
     fields = {key: value for key, value in section.items() if key not in (*STARTS, *OPTIONS)}
+    if section.get("family") == HIU_DMTL:
+        return HIUDMTLConfig(**fields)
     if "size" in section:
         return HandMIMConfig.from_size(section["size"], **fields)
     config = copy.deepcopy(pretrained)

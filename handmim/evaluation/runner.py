@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import report as reports
@@ -174,13 +175,17 @@ def _load(args: argparse.Namespace) -> Any:
     from ..commands import load_model
 
     options = {"model": checkpoint(args), "detector": "none"}
-    if args.hand_model_path is not None and not _needs_mano(options["model"], args.revision):
+    config = _config(options["model"], args.revision)
+    if not getattr(config, "mesh", True):
+        return _load_maps_only(options["model"], args)
+    embedded = options["model"] is None
+    if args.hand_model_path is not None and (embedded or getattr(config, "hand_model", "mano") != "mano"):
         options["hand_model_path"] = None  # it is for the labels
     return load_model(argparse.Namespace(**{**vars(args), **options}))
 
 
-def _needs_mano(name: str | None, revision: str | None) -> bool:
-    """Whether a checkpoint says so; if it cannot be read, whoever loads it tells why."""
+def _config(name: str | None, revision: str | None) -> Any:
+    """The configuration of a checkpoint; None if it cannot be read: whoever loads it tells why."""
     from transformers import AutoConfig
 
     from .. import register
@@ -188,9 +193,22 @@ def _needs_mano(name: str | None, revision: str | None) -> bool:
 
     register()
     try:
-        return name is not None and AutoConfig.from_pretrained(name, revision=revision).hand_model == "mano"
-    except (*LOADER_ERRORS, AttributeError):
-        return True
+        return None if name is None else AutoConfig.from_pretrained(name, revision=revision)
+    except LOADER_ERRORS:
+        return None
+
+
+def _load_maps_only(name: str, args: argparse.Namespace) -> Any:
+    """A HIU-DMTL network without a mesh, which the front door has no use for: its maps can be measured all the same."""
+    import torch
+
+    from .. import HandMIMImageProcessor, HIUDMTLForHandUnderstanding
+    from ..commands import hub_options
+
+    hub = hub_options(name, args.revision)
+    model = HIUDMTLForHandUnderstanding.from_pretrained(name, dtype=torch.float32, **hub).eval()
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return SimpleNamespace(model=model.to(device), image_processor=HandMIMImageProcessor.from_pretrained(name, **hub))
 
 
 def _predictions(
