@@ -86,15 +86,16 @@ def filled(template: str, fields: Mapping[str, str]) -> str:
     """A template with its fields; paragraphs whose field is empty are left out, and headings with nothing below.
 
     Args:
-        template: Markdown; `$name` is a field, alone in its paragraph or in a heading.
+        template: Markdown; `$name` is a field. A section, from one "## " to the next, is left out if all its fields
+            are empty.
         fields: Markdown by name.
     """
     kept = []
     for part in re.split(r"(?m)^(?=## )", template):
-        paragraphs = [text for text in part.strip("\n").split("\n\n") if any(map(fields.get, _FIELD.findall(text)))]
-        if paragraphs and part.startswith("## "):
-            paragraphs.insert(0, part.splitlines()[0])
-        kept += [Template(text).substitute(fields).strip("\n") for text in paragraphs]
+        paragraphs = [(text, _FIELD.findall(text)) for text in part.strip("\n").split("\n\n")]
+        if any(fields[name] for _, names in paragraphs for name in names):
+            wanted = [text for text, names in paragraphs if not names or any(map(fields.get, names))]
+            kept += [Template(text).substitute(fields).strip("\n") for text in wanted]
     return "\n\n".join(kept) + "\n"
 
 

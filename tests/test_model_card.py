@@ -451,9 +451,9 @@ def test_notes_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 
 def test_sections_without_content_are_left_out() -> None:
-    template = "# $title\n\n$one\n\n## A\n\n$one\n\n$two\n\n## B\n\n$three\n"
+    template = "# $title\n\n$one\n\n## A\n\nalways\n\n$one\n\n$two\n\n## B\n\nnever\n\n$three\n"
     fields = {"title": "T", "one": "", "two": "x $one\n\n## y", "three": ""}
-    assert filled(template, fields) == "# T\n\n## A\n\nx $one\n\n## y\n"
+    assert filled(template, fields) == "# T\n\n## A\n\nalways\n\nx $one\n\n## y\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
