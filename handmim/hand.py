@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from .atomic_files import atomic_file
 from .detection import HandDetector
 from .errors import InputError, ModelError
-from .hub_errors import checkpoint_errors, has_file
+from .hub_errors import checkpoint_errors, commit_hash, has_file
 from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
 from .images import is_single_image
 from .pipeline_hand_mesh import HandMeshPipeline
@@ -227,7 +227,9 @@ class HandMIM:
             from .acceleration import optimize_for_inference
 
             optimize_for_inference(model)
-        processor = load_processor(source, model.config.image_size, **hub_kwargs)
+        commit = getattr(model.config, "_commit_hash", None)
+        same_version = hub_kwargs | ({"revision": commit} if commit else {})
+        processor = load_processor(source, model.config.image_size, **same_version)
         pipeline = HandMeshPipeline(
             model=model, image_processor=processor, device=device, detector=detector, task="hand-mesh-estimation"
         )
@@ -305,9 +307,7 @@ def load_network(
         ModelError, ManoFileNotFoundError, InputError: As `HandMIM.from_pretrained`.
     """
     name = str(source)
-    with checkpoint_errors(source, **hub_kwargs):
-        config = AutoConfig.from_pretrained(source, **hub_kwargs)
-    _check_config(config, name)
+    config, hub_kwargs = _load_config(source, hub_kwargs)
     model_kwargs = dict(hub_kwargs)
     if hand_model_path is not None:
         if config.hand_model != "mano":
@@ -329,10 +329,22 @@ def load_graph(
     """A checkpoint's exported graph as a network; arguments and errors as `load_network`'s."""
     from .onnx_network import OnnxNetwork
 
+    config, hub_kwargs = _load_config(source, hub_kwargs)
+    with checkpoint_errors(source, **hub_kwargs):
+        return OnnxNetwork.from_pretrained(source, config, device, hand_model_path, **hub_kwargs)
+
+
+def _load_config(source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A checkpoint's configuration, and the options with its commit as the revision.
+
+    The other files then come from the same commit, whatever happens on the Hub meanwhile. The commit's hash is kept as
+    `config._commit_hash`, which older versions of transformers set themselves, and which no config.json holds.
+    """
     with checkpoint_errors(source, **hub_kwargs):
         config = AutoConfig.from_pretrained(source, **hub_kwargs)
-        _check_config(config, str(source))
-        return OnnxNetwork.from_pretrained(source, config, device, hand_model_path, **hub_kwargs)
+    _check_config(config, str(source))
+    config._commit_hash = commit_hash(source, **hub_kwargs)
+    return config, hub_kwargs | ({"revision": config._commit_hash} if config._commit_hash else {})
 
 
 def load_processor(source: str | os.PathLike, image_size: int, **hub_kwargs: Any) -> Any:

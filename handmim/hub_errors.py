@@ -87,9 +87,17 @@ def has_file(source: str | os.PathLike, file: str, **hub_kwargs: Any) -> bool:
         raise
 
 
+def commit_hash(source: str | os.PathLike, **hub_kwargs: Any) -> str | None:
+    """The commit on the Hub that a checkpoint's config.json, which must have been loaded, came from; None: a folder."""
+    file = _cached(os.fspath(source), "config.json", hub_kwargs)
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(file).as_posix()) if isinstance(file, str) else None
+    return found and found[1]
+
+
 def _cached(name: str, file: str, hub_kwargs: dict[str, Any]) -> Any:
     """Path of a file in the cache, `_CACHED_NO_EXIST` if the repository is known to have none, else None."""
     known = {key: hub_kwargs[key] for key in ("cache_dir", "revision") if hub_kwargs.get(key)}
+    file = "/".join(part for part in (hub_kwargs.get("subfolder"), file) if part)
     return None if os.path.isdir(name) else try_to_load_from_cache(name, file, **known)
 
 
