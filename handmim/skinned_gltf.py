@@ -166,7 +166,8 @@ def _common(found: list[tuple[str, PosedHand]]) -> tuple[str, str]:
             value = getattr(hand, attribute, None)
             if value != expected:
                 raise InputError(
-                    f"{name} has {attribute} {value!r}, but {first} has {expected!r}; an animation is of one hand"
+                    f"{name} has {attribute} {value!r}, but {first} has {expected!r}; an animation is of one hand: "
+                    "choose those of one side (handmim animate: --hand left or right)"
                 )
     return found[0][1].handedness, found[0][1].hand_model
 
