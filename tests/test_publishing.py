@@ -386,6 +386,7 @@ from pathlib import Path
 import torch
 from handmim import HandMIMForMeshEstimation, HandMIMImageProcessor
 from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments
+from torch.utils.data import default_collate
 from transformers import Trainer, TrainingArguments
 
 folder, out = sys.argv[1:]
@@ -398,7 +399,7 @@ def train(kind, arguments, name, **more):
     options_of = arguments(output_dir=f"{out}/{name}", hub_model_id=f"org/{name}", **options, **more)
     trainer = kind(
         model=HandMIMForMeshEstimation.from_pretrained(folder), args=options_of, train_dataset=[item] * 4,
-        processing_class=HandMIMImageProcessor(size=64),
+        data_collator=default_collate, processing_class=HandMIMImageProcessor(size=64),
     )
     Path(f"{out}/{name}").mkdir(parents=True, exist_ok=True)
     Path(f"{out}/{name}/recipe.yaml").write_text("name: mine\\ndata: [{name: synthetic}]\\n")
