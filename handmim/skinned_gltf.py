@@ -8,7 +8,7 @@ G, inverse bind matrices B and morph weights m. The hand model computes more tha
   change, keyframes of the nodes' translations put the joints where each frame has them.
 * **Skinning weights.** Programs need not read more than four a vertex (three.js does not), so the four largest are
   kept and scaled to sum 1.
-* **Pose correctives** have no counterpart in glTF; without them the open hand is off by up to 4 mm in a fist.
+* **Pose correctives** have no counterpart in glTF; without them the open hand is off by up to 4 mm.
 
 Whatever this leaves over is found as an offset of each vertex in the bind pose, frame by frame, and few targets
 `pose_0`, `pose_1`, ... are chosen whose sums give these offsets to `TOLERANCE`. They belong to this motion: at weight 0
