@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hub_server import HubServer, run_with_hub
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -65,17 +66,24 @@ print(json.dumps(said))
 TRAIN = """
 import pathlib, torch
 from handmim import HandMIMForMeshEstimation, HandMIMImageProcessor
+from handmim.training.datasets.items import collate_hands
 from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments
 
 source = sys.argv[2]
 model = HandMIMForMeshEstimation.from_pretrained(source)
 generator = torch.Generator().manual_seed(0)
-points = 20 + 20 * torch.rand(4, 21, 2, generator=generator)
-data = [{"pixel_values": torch.rand(3, 64, 64, generator=generator), "labels": {"keypoints_2d": p}} for p in points]
+camera = torch.tensor([[90.0, 0, 31.5], [0, 90, 31.5], [0, 0, 1]])
+data = [
+    {"pixel_values": torch.rand(3, 64, 64, generator=generator), "intrinsics": camera, "sample_id": f"{row}",
+     "labels": {"keypoints_2d": 20 + 20 * torch.rand(21, 2, generator=generator)}} for row in range(4)
+]
 arguments = HandMIMTrainingArguments("run", max_steps=1, per_device_train_batch_size=4, use_cpu=True,
-                                     hub_model_id="org/tuned", save_strategy="no")
+                                     hub_model_id="org/tuned", save_strategy="no",
+                                     learning_rate=0.01, ema_decay=0)
 processor = HandMIMImageProcessor.from_pretrained(source)
-trainer = HandMIMTrainer(model=model, args=arguments, train_dataset=data, processing_class=processor)
+trainer = HandMIMTrainer(
+    model=model, args=arguments, train_dataset=data, data_collator=collate_hands, processing_class=processor
+)
 trainer.train()
 trainer.push_to_hub(licence="Apache-2.0")
 said["tuned"] = hand("org/tuned")
@@ -86,6 +94,8 @@ print(json.dumps(said))
 """
 
 CACHED = """
+import time
+time.sleep = lambda seconds: None  # between the client's retries
 from handmim import ModelError
 said["hand"], said["by tag"], said["by hash"] = hand(), hand(revision="v1"), hand(revision=sys.argv[2])
 for key, name, options in (("other", "org/other", {}), ("revision", NAME, {"revision": "v9"})):
@@ -135,7 +145,9 @@ def published(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     for file in tiny_checkpoint.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     weights = load_file(other / "model.safetensors")
-    save_file({name: value * 1.5 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    noise = torch.Generator().manual_seed(1)
+    moved = {name: value + 0.1 * torch.randn(value.shape, generator=noise) for name, value in weights.items()}
+    save_file(moved, other / "model.safetensors", {"format": "pt"})
     with HubServer() as hub:
         here = Published(hub, folder / "cache", photo, {})
         here.said = here.run(PUBLISH, tiny_checkpoint, other, folder / "predicted")
