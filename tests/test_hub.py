@@ -87,6 +87,16 @@ trainer = HandMIMTrainer(
 trainer.train()
 trainer.push_to_hub(licence="Apache-2.0")
 said["tuned"] = hand("org/tuned")
+from handmim import ModelError
+from handmim.training.starting_points import build_model
+weights = lambda model: model.backbone.encoder.patch_embed.proj.weight.flatten()[:9].tolist()
+said["source"] = weights(HandMIMForMeshEstimation.from_pretrained(source))
+said["started"] = [weights(build_model({"checkpoint": NAME, "revision": r}, seed=0)) for r in ("main", "v1")]
+for start in ({"checkpoint": "org/none"}, {"pretrained": NAME, "revision": "v9"}):
+    try:
+        build_model(start, seed=0)
+    except ModelError as error:
+        said.setdefault("not started", []).append(str(error))
 trainer.model.eval().save_pretrained("tuned")
 processor.save_pretrained("tuned")
 said["folder"] = hand("tuned")
@@ -185,6 +195,9 @@ def test_a_trainer_pushes(published: Published, tiny_checkpoint: Path) -> None:
     said = published.run(TRAIN, tiny_checkpoint)
     np.testing.assert_allclose(said["tuned"], said["folder"], atol=1e-6)
     assert np.abs(np.array(said["tuned"]) - published.said["loaded"]).max() > 1e-6
+    assert said["started"][1] == said["source"] != said["started"][0]
+    nobody, nothing = said["not started"]
+    assert "'org/none': the Hub has no such repository" in nobody and "no revision 'v9'" in nothing
     files = published.hub.repos["org/tuned"].files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl", ".npz"))], sorted(files)
     assert published.hub.unknown == []

@@ -21,6 +21,7 @@ from ..configuration_handmim import HandMIMConfig
 from ..configuration_hiu_dmtl import HIUDMTLConfig
 from ..hand import EMBEDDED_CHECKPOINT
 from ..hand_pretrained import HandPreTrainedModel
+from ..hub_errors import checkpoint_errors, commit_hash
 from ..modeling_handmim import HandMIMForMeshEstimation
 from ..modeling_hiu_dmtl import HIUDMTLForHandUnderstanding
 from .recipe import RecipeError
@@ -28,7 +29,7 @@ from .recipe import RecipeError
 logger = logging.get_logger(__name__)
 
 STARTS = ("size", "checkpoint", "pretrained")
-OPTIONS = ("family", "timm", "frozen_blocks", "hand_model_path")
+OPTIONS = ("family", "revision", "timm", "frozen_blocks", "hand_model_path")
 
 
 class Family(NamedTuple):
@@ -61,6 +62,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             checkpoint: a mesh model, folder or Hub name, or the name of the one in the package;
             pretrained: a pre-trained backbone, folder or Hub name: the head is new;
             and any of
+            revision: branch, tag or commit hash of a checkpoint or pretrained backbone on the Hub;
             timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
                 a name that timm knows and loads (`backbone_weights`);
             frozen_blocks: see `freeze_blocks`;
@@ -70,12 +72,15 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
 
     Raises:
         RecipeError: An unknown field, or weights that do not fit.
+        ModelError: The checkpoint cannot be had, or is damaged.
     """
     section = {name: value for name, value in section.items() if value is not None}
     family = FAMILIES[family_of(section)]
     _check_fields(section, family)
     starts = [name for name in STARTS if name in section]
     section.pop("family", None)
+    hub_options = _hub_options(section)
+    section.pop("revision", None)
     timm_weights, frozen = section.pop("timm", None), section.pop("frozen_blocks", None)
     hand_model_path = section.pop("hand_model_path", None)
     torch.manual_seed(seed)
@@ -92,7 +97,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             raise RecipeError(f"model.timm is for a new network (size), not for one with {starts[0]}")
         if source == EMBEDDED_CHECKPOINT.name and not Path(source).exists():
             source = EMBEDDED_CHECKPOINT
-        model = _load(family, source, starts[0] == "pretrained", section | {"hand_model_path": hand_model_path})
+        changes = section | {"hand_model_path": hand_model_path}
+        model = _load(family, source, starts[0] == "pretrained", changes, hub_options)
     if timm_weights is not None:
         try:
             report = load_backbone_weights(model.backbone, timm_weights)
@@ -113,7 +119,9 @@ def family_of(section: dict[str, Any]) -> str:
     name = section.get("family")
     if name is None and "checkpoint" in section:
         # a folder or file that cannot be read is told when it is loaded
-        kind = PreTrainedConfig.get_config_dict(section["checkpoint"])[0] if _is_foreign(section) else {}
+        options = _hub_options(section)
+        with checkpoint_errors(section["checkpoint"], **options):
+            kind = PreTrainedConfig.get_config_dict(section["checkpoint"], **options)[0] if _is_foreign(section) else {}
         return HIU_DMTL if kind.get("model_type") == HIUDMTLConfig.model_type else "handmim"
     if name not in (None, *FAMILIES):
         raise RecipeError(f"model.family must be one of {', '.join(FAMILIES)}, got {name!r}")
@@ -147,8 +155,30 @@ def _check_fields(section: dict[str, Any], family: Family) -> None:
         raise RecipeError(f"model has unknown fields {names}; {family.config.__name__} lists those there are")
 
 
-def _load(family: Family, source: str | Path, backbone_only: bool, changes: dict[str, Any]) -> HandPreTrainedModel:
-    config = family.config.from_pretrained(source)
+def _hub_options(section: dict[str, Any]) -> dict[str, str]:
+    """What loaders need to find the version that `model` of a recipe names.
+
+    Raises:
+        RecipeError: There is nothing on the Hub that it could be of.
+    """
+    if "revision" not in section:
+        return {}
+    revision = section["revision"]
+    source = section.get("checkpoint", section.get("pretrained"))
+    if not isinstance(revision, str):
+        raise RecipeError(f"model.revision must be a branch, tag or commit hash; write it in quotes, got {revision!r}")
+    if source is None or source == EMBEDDED_CHECKPOINT.name or Path(source).exists():
+        raise RecipeError(f"model.revision is for a checkpoint on the Hub, got {revision!r} for {source or 'none'}")
+    return {"revision": revision}
+
+
+def _load(
+    family: Family, source: str | Path, backbone_only: bool, changes: dict[str, Any], hub_options: dict[str, str]
+) -> HandPreTrainedModel:
+    with checkpoint_errors(source, **hub_options):
+        config = family.config.from_pretrained(source, **hub_options)
+    if commit := commit_hash(source, **hub_options):  # the weights are of the same
+        hub_options = {"revision": commit}
     kinds = config.architectures or []
     if "loss_weights" in changes:  # from_pretrained replaces fields as a whole, unchecked
         weights = config.loss_weights | changes["loss_weights"]
@@ -158,7 +188,10 @@ def _load(family: Family, source: str | Path, backbone_only: bool, changes: dict
         if family.not_here:
             raise RecipeError(f"{source} is a {found}; to go on with {HIU_DMTL} takes a {family.model.__name__}")
         raise RecipeError(f"{source} lacks a mesh head, it is a {found}: give it as model.pretrained")
-    model, info = family.model.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **changes)
+    with checkpoint_errors(source, **hub_options):
+        model, info = family.model.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, **changes, **hub_options
+        )
     # transformers leaves a head that is missing as a whole out of its list of missing keys
     missing = sorted(info["missing_keys"])
     if backbone_only:

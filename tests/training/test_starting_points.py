@@ -66,6 +66,21 @@ class TestTimm:
             build_model({"checkpoint": EMBEDDED_CHECKPOINT.name, "timm": "x.pth"}, seed=0)
 
 
+class TestRevisions:
+    @pytest.mark.parametrize(
+        "start, message",
+        [
+            ({"size": "small"}, "'v1' for none"),
+            ({"checkpoint": EMBEDDED_CHECKPOINT.name}, "'v1' for handmim-tiny-open"),
+            ({"pretrained": str(EMBEDDED_CHECKPOINT)}, "'v1' for .*handmim-tiny-open"),
+            ({"checkpoint": "org/name", "revision": 123}, "write it in quotes, got 123"),
+        ],
+    )
+    def test_only_what_is_on_the_hub_has_them(self, start, message):
+        with pytest.raises(RecipeError, match=message):
+            build_model({"revision": "v1"} | start, seed=0)
+
+
 class TestCheckpoints:
     @pytest.fixture()
     def saved(self, tmp_path):
