@@ -229,6 +229,10 @@ def spoil_missing(checkpoint: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def spoil_extra(checkpoint: Path) -> None:
+    add_tensor(checkpoint, "decoder.weight", torch.randn(5, 3))
+
+
 def spoil_other_shape(checkpoint: Path) -> None:
     change_json(checkpoint / "config.json", hidden_size=128)
 
@@ -258,8 +262,9 @@ def spoil_json(checkpoint: Path) -> None:
         (spoil_mano, r"MANO_RIGHT.md is named like MANO's licensed files"),
         (spoil_bin, r"no model.safetensors but pytorch_model.bin"),
         (spoil_truncated, r"weights .* damaged"),
-        (spoil_missing, r"lack 1 tensors .* score.bias"),
-        (spoil_other_shape, r"have other shapes of \d+ tensors"),
+        (spoil_missing, r"lack tensors of .* score.bias"),
+        (spoil_extra, r"have tensors beside .* 1 in all, such as decoder.weight"),
+        (spoil_other_shape, r"have other shapes than a HandMIMForMeshEstimation"),
         (spoil_kind, r"model_type 'vit'"),
         (spoil_json, r"preprocessor_config.json cannot be read"),
     ],
@@ -324,6 +329,8 @@ def test_a_folder_of_the_users_is_not_touched(checkpoint: Path) -> None:
 def test_no_folder_and_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["publish", str(tmp_path / "none"), "org/x", "--dry-run"]) == 1
     assert "is no folder" in capsys.readouterr().err
+    assert main(["publish", "handmim-tiny-open", "my hand", "--dry-run"]) == 1
+    assert "ORGANISATION/NAME" in capsys.readouterr().err
 
 
 # -- push_to_hub
