@@ -116,21 +116,19 @@ def family_of(section: dict[str, Any]) -> str:
     Raises:
         RecipeError: There is no such family.
     """
-    name = section.get("family")
-    if name is None and "checkpoint" in section:
-        # a folder or file that cannot be read is told when it is loaded
-        options = _hub_options(section)
-        with checkpoint_errors(section["checkpoint"], **options):
-            kind = PreTrainedConfig.get_config_dict(section["checkpoint"], **options)[0] if _is_foreign(section) else {}
-        return HIU_DMTL if kind.get("model_type") == HIUDMTLConfig.model_type else "handmim"
+    name, found = section.get("family"), None
     if name not in (None, *FAMILIES):
         raise RecipeError(f"model.family must be one of {', '.join(FAMILIES)}, got {name!r}")
-    return name or "handmim"
-
-
-def _is_foreign(section: dict[str, Any]) -> bool:
-    """Whether the checkpoint is another than the one in the package."""
-    return section["checkpoint"] != EMBEDDED_CHECKPOINT.name or Path(section["checkpoint"]).exists()
+    source = section.get("checkpoint")
+    if source is not None:
+        embedded = source == EMBEDDED_CHECKPOINT.name and not Path(source).exists()
+        options = _hub_options(section)
+        with checkpoint_errors(source, **options):
+            config = {} if embedded else PreTrainedConfig.get_config_dict(source, **options)[0]
+        found = HIU_DMTL if config.get("model_type") == HIUDMTLConfig.model_type else "handmim"
+        if name not in (None, found):
+            raise RecipeError(f"model.family is {name}, but the checkpoint {source} is of the family {found}")
+    return name or found or "handmim"
 
 
 def _check_fields(section: dict[str, Any], family: Family) -> None:
