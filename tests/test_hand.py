@@ -148,6 +148,13 @@ def test_a_folder_without_a_processor(tiny_checkpoint: Path, model: HandMIM, tmp
     assert again.image_processor.size == model.image_processor.size
 
 
+def test_a_processor_that_cannot_be_read_is_not_replaced(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = copy(tiny_checkpoint, tmp_path)
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"has a damaged preprocessor_config\.json"):
+        HandMIM.from_pretrained(folder, device="cpu")
+
+
 @pytest.mark.parametrize("kwargs", [{"device": "abacus"}, {"device": "cuda:99"}, {"dtype": "int8"}, {"dtype": "x"}])
 def test_unknown_device_or_dtype(tiny_checkpoint: Path, kwargs: dict) -> None:
     with pytest.raises(InputError, match=next(iter(kwargs.values()))):

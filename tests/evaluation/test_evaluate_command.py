@@ -18,9 +18,10 @@ from fabricate_datasets.scenes import make_scenes, write_mano
 from PIL import Image
 from stub_network import TINY
 
-from handmim.cli import main
+from handmim.cli import build_parser, main
 from handmim.evaluation.predictions import Predictor
 from handmim.evaluation.report import load, row_name
+from handmim.evaluation.runner import command, output_folder
 
 COUNT = 4
 
@@ -275,6 +276,7 @@ def test_the_other_benchmarks(name: str, tiny_checkpoint: Path, mano: SimpleName
     [(["nosuch", "--model", "m", "--data", "."], "BENCHMARK must be one of freihand"),
      (["rhd", "--pred", "p.json", "--data", "."], "--pred scores submissions to freihand, ho3d-v2, ho3d-v3"),
      (["freihand", "--pred", "p.json", "--data", ".", "--tta"], "--tta needs --model"),
+     (["freihand", "--pred", "p.json", "--data", ".", "--revision", "v1"], "--revision needs --model"),
      (["freihand", "--data", "."], "--model --pred"), (["freihand", "--model", "m"], "--data"),
      (["freihand", "--model", "m", "--pred", "p", "--data", "."], "not allowed"),
      (["freihand", "--model", "m", "--data", ".", "--limit", "0"], "--limit")],
@@ -283,6 +285,14 @@ def test_usage_errors(arguments: list[str], message: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as stop:
         handmim("evaluate", *arguments)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_revision_is_named_in_command_and_folder() -> None:
+    arguments = ["evaluate", "rhd", "--model", "org/name", "--data", "RHD"]
+    newest, pinned = (build_parser().parse_args(arguments + more) for more in ([], ["--revision", "refs/pr/1"]))
+    assert output_folder(newest) == Path("rhd-name") and output_folder(pinned) == Path("rhd-name-refs-pr-1")
+    assert command(pinned) == "handmim evaluate rhd --model org/name --data RHD --revision refs/pr/1"
+    assert "--revision" not in command(newest)
 
 
 def test_what_is_missing_is_named(freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
