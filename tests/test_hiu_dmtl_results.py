@@ -194,12 +194,11 @@ def test_predict_writes_masks_and_pictures_of_maps(
     predict: Callable, hiu_checkpoint: Path, photo: Path, model: HandMIM
 ) -> None:
     code, files = predict(hiu_checkpoint, *TWO, "--maps")
-    masks, maps = (
-        ["photo.0.mask.png", "photo.1.mask.png"],
-        [f"photo.{number}.{name}.png" for number in (0, 1) for name in ("heatmaps", "pof")],
-    )
+    masks = ["photo.0.mask.png", "photo.1.mask.png"]
+    maps = [f"photo.{number}.{name}.png" for number in (0, 1) for name in ("heatmaps", "pof")]
     plain = {"photo.json", "photo.overlay.png"}
     assert code == 0 and files == plain | {"photo.0.glb", "photo.1.glb", *masks, *maps}
+    assert predict(hiu_checkpoint, *TWO, "--maps") == (0, files)  # a second run leaves what it writes itself
     out = photo.parent / "out"
     report = json.loads((out / "photo.json").read_text())
     assert report["masks"] == masks and report["maps"] == maps
