@@ -57,7 +57,7 @@ def raise_faults(found: list[str]) -> None:
 def faults(path: Path, folder: Path) -> Iterator[str]:
     """What is wrong with one file of a folder, in words."""
     name = path.relative_to(folder).as_posix()
-    kind = kind_fault(path)
+    kind = "is a link; copy the file" if path.is_symlink() else kind_fault(path)
     if kind is not None:
         yield f"{name} {kind}"
     elif path.name == OPEN_HAND_FILE:
@@ -71,8 +71,6 @@ def faults(path: Path, folder: Path) -> Iterator[str]:
 
 def kind_fault(path: Path) -> str | None:
     """What is wrong with a file's kind; None if it is one that a repository may hold."""
-    if path.is_symlink():
-        return "is a link; copy the file"
     with path.open("rb") as file:
         start = file.read(8)
     magic = next((kind for first, kind in MAGIC.items() if start.startswith(first)), None)

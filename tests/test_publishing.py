@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from handmim import HandMIMConfig, HandMIMForMeshEstimation
-from handmim.checkpoint_safety import UnsafeUploadError
+from handmim.checkpoint_safety import UnsafeUploadError, check_folder
 from handmim.cli import main
 from handmim.errors import HandMIMError
 from handmim.hand_arrays import _runs, _spreads, hand_array_in, known_arrays, known_shapes
@@ -276,6 +276,18 @@ def test_refused_by_name(checkpoint: Path, spoil: Callable[[Path], None], messag
         published(checkpoint)
     left = {path.name for path in checkpoint.parents[1].iterdir()}
     assert left == {"run"}, "an upload that is refused leaves nothing behind"
+
+
+def test_a_snapshot_of_the_cache_is_published_as_files(checkpoint: Path) -> None:
+    """The Hub's cache holds links to its blobs; a folder to upload holds none."""
+    blob = checkpoint.parent / "blob"
+    (checkpoint / "model.safetensors").rename(blob)
+    (checkpoint / "model.safetensors").symlink_to(blob)
+    out = published(checkpoint)
+    assert not (out / "model.safetensors").is_symlink()
+    (out / "more.json").symlink_to(out / "config.json")
+    with pytest.raises(UnsafeUploadError, match="more.json is a link"):
+        check_folder(out)
 
 
 def test_notes_with_a_path_are_refused(checkpoint: Path, tmp_path: Path) -> None:
