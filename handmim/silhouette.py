@@ -124,12 +124,28 @@ def _nearest_edges(points: Tensor, outline: Outline, inside: Tensor, reach: floa
             position.split(max(1, _CHUNK_DISTANCES // len(mine))),
             strict=True,
         ):
-            distance, best = segment_distance(where[:, None], start, end).min(1)
-            kept = distance < reach
+            squared, best = _squared_distances(where, start, end).min(1)
+            kept = squared < reach * reach
             pixels.append(part[kept] + image * height * width)
             edges.append(mine[best[kept]])
     empty = torch.zeros(0, dtype=torch.int64, device=points.device)
     return torch.cat([empty, *pixels]), torch.cat([empty, *edges])
+
+
+def _squared_distances(position: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Squared distances (N, M) of points (N, 2) from segments between (M, 2) and (M, 2), px squared.
+
+    As `segment_distance`, by matrix products: half the time, and good to 1e-3 px squared, enough to find the nearest.
+    """
+    centre = start.mean(0)  # small numbers have small rounding errors
+    position, start, along = position - centre, start - centre, end - start
+    length = along.square().sum(1).clamp(min=1e-12)
+    slope = along / length[:, None]
+    share = torch.addmm(-(start * slope).sum(1), position, slope.T)
+    squared = torch.addmm(start.square().sum(1), position, start.T, alpha=-2).add_(position.square().sum(1)[:, None])
+    clamped = share.clamp(0, 1)
+    # |p - s|^2 - 2 c (p - s) . a + c^2 |a|^2 with c the clamped share
+    return squared.add_(clamped.sub(share, alpha=2).mul_(clamped).mul_(length))
 
 
 def _near_border(inside: Tensor, reach: float) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from handmim.geometry import axis_angle_to_matrix, project
 from handmim.hand_model import HandModel
 from handmim.rendering import render_mask
-from handmim.silhouette import outline_edges, segment_distance, soft_silhouette
+from handmim.silhouette import _squared_distances, outline_edges, segment_distance, soft_silhouette
 
 SIDE = 48
 INTRINSICS = torch.tensor([[120.0, 0, 23.5], [0, 120.0, 23.5], [0, 0, 1]])
@@ -137,3 +137,14 @@ def test_segment_distance_by_hand() -> None:
     points = torch.tensor([[2.0, 3.0], [-3.0, 4.0], [7.0, -4.0]])
     assert torch.allclose(segment_distance(points, start, end), torch.tensor([3.0, 5.0, 5.0]))
     assert segment_distance(points[:1], start, start).item() == pytest.approx(13**0.5)
+
+
+def test_squared_distances_are_those_of_segments() -> None:
+    """The fast distances that choose the nearest edge, points and edges anywhere in a picture of 64 px."""
+    generator = torch.Generator().manual_seed(0)
+    position = 64 * torch.rand(200, 2, generator=generator)
+    start = 64 * torch.rand(50, 2, generator=generator)
+    end = start + torch.randn(50, 2, generator=generator)
+    end[:3] = start[:3]  # an edge of no length is a point
+    exact = segment_distance(position[:, None], start, end).square()
+    torch.testing.assert_close(_squared_distances(position, start, end), exact, atol=2e-3, rtol=1e-4)

@@ -13,10 +13,13 @@ from handmim.evaluation.metrics import (
     acceleration_error,
     aligned_errors,
     auc,
+    class_overlaps,
     iou_pck,
     mask_iou,
     mean_error,
+    mean_iou,
     normalized_errors_2d,
+    pa_errors,
     pa_mpjpe,
     pck,
     pck_curve,
@@ -143,3 +146,28 @@ def test_batches_of_errors_add_up() -> None:
     assert metric.curve([0.2, 0.5]).tolist() == pck_curve(errors, [0.2, 0.5]).tolist()
     metric.reset()
     assert len(metric.errors()) == 0
+
+
+def test_pa_errors_of_joints_have_the_mean_of_their_samples(hands: tuple[torch.Tensor, torch.Tensor]):
+    predicted, target = hands
+    errors = pa_errors(predicted, target)
+    assert errors.shape == (6, 21) and errors[1, 3:5].isnan().all() and not errors[1, 5:].isnan().any()
+    torch.testing.assert_close(errors.nanmean(1), pa_mpjpe(predicted, target), equal_nan=True)
+    single = aligned_errors(predicted[:1], target[:1])
+    torch.testing.assert_close(errors[:1], single)
+
+
+def test_mean_iou_equals_a_loop():
+    generator = torch.Generator().manual_seed(3)
+    predicted, target = (torch.rand(4, 5, 6, generator=generator) > share for share in (0.4, 0.6))
+    counts = {hand: [0, 0] for hand in (False, True)}
+    for seen, true in zip(predicted.flatten().tolist(), target.flatten().tolist(), strict=True):
+        for hand in counts:
+            counts[hand][0] += seen == hand and true == hand
+            counts[hand][1] += seen == hand or true == hand
+    expected = sum(both / either for both, either in counts.values()) / 2
+    overlaps = sum(class_overlaps(*pair) for pair in zip(predicted, target, strict=True))
+    assert overlaps.tolist() == [list(map(float, counts[hand])) for hand in (False, True)]
+    assert mean_iou(overlaps) == pytest.approx(expected)
+    assert mean_iou(class_overlaps(target, target)) == 1.0
+    assert math.isnan(mean_iou(class_overlaps(target[:1] | True, target[:1] | True)))

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fabricate_datasets import hiu_data
 from fabricate_datasets.freihand import write_freihand
 from fabricate_datasets.ho3d import write_ho3d
 from fabricate_datasets.scenes import make_scenes, write_mano
 from safetensors.torch import load_file
 
-from handmim import HandMIMConfig, HandMIMForMeshEstimation
+from handmim import HandMIMConfig, HandMIMForMeshEstimation, HIUDMTLForHandUnderstanding
 from handmim.cli import build_parser
+from handmim.evaluation.measures import MEASURES
 from handmim.training.datasets.sample import DataError
 from handmim.training.finetuning import finetune, prepare_recipe
 from handmim.training.pretraining_trainer import PreTrainingArguments
@@ -22,6 +24,12 @@ from handmim.training.runs import NOTES
 from handmim.training.trainer import HandMIMTrainingArguments
 
 PAPER = [name for name in recipe_names() if name.startswith(("table", "figure"))]
+HIU = [name for name in recipe_names() if name.startswith("hiu-dmtl-")]
+# One narrow stack more or less, small pictures.
+TINY_HIU = {
+    "hidden_size": 8, "image_size": 32, "encoder_depth": 1, "encoder_levels": 1, "regressor_channels": [8, 8],
+    "regressor_hidden_size": 16,
+}  # fmt: skip
 PRETRAINING = [name for name in recipe_names() if name.startswith("pretrain-")]
 # One narrow layer, small pictures, two steps; the rest as the recipe has it.
 TINY = {
@@ -43,7 +51,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         write_freihand(folder / "freihand", split, freihand)
     for split in ("train", "evaluation"):
         write_ho3d(folder / "ho3d", 2, split, ho3d)
-    return {"freihand": str(folder / "freihand"), "ho3d-v2": str(folder / "ho3d"), "mano": str(mano)}
+    hiu_data.write(folder / "hiu", make_scenes(6, seed=13, size=(224, 224)), [0] * 6)
+    named = {"freihand": "freihand", "ho3d-v2": "ho3d", "hiu-data": "hiu"}
+    return {name: str(folder / path) for name, path in named.items()} | {"mano": str(mano)}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +95,39 @@ def test_recipe_runs_on_its_miniature(name, roots, backbone, tmp_path):
     assert {value.dtype for value in stored.values()} == {torch.float16}
     first = model.backbone.encoder.blocks[0].norm1.weight
     assert first.requires_grad == ("frozen_blocks" not in raw["model"])
+
+
+@pytest.mark.parametrize("name", [name for name in HIU if not name.endswith("synthetic")])
+def test_hiu_dmtl_recipe_runs_on_its_miniature(name, roots, tmp_path):
+    raw = load_recipe(name)
+    settings = [*SHORT, "training.max_steps=1", "training.eval_strategy='no'", f"model.hand_model_path={roots['mano']}"]
+    settings += [f"model.{key}={value}" for key, value in TINY_HIU.items()]
+    # the miniature is too small for the package's split
+    settings += [f"data.{at}.split=all" for at, entry in enumerate(raw["data"]) if entry["name"] == "hiu-data"]
+    recipe = prepare_recipe(name, used_roots(raw, roots), settings)
+    finetune(recipe, tmp_path)
+    released = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "release", hand_model_path=roots["mano"])
+    section = raw["model"]
+    assert released.config.num_stacks == section["num_stacks"] and released.config.hand_model == "mano"
+    assert list(released.config.tasks) == section.get("tasks", ["heatmaps", "mask", "pof"])
+    assert released.config.mesh == section.get("mesh", True)
+    assert released.config.task_attention == section.get("task_attention", True)
+
+
+def test_hiu_dmtl_tables_are_complete():
+    counts = {f"table{number}": sum(f"table{number}" in name for name in HIU) for number in range(1, 6)}
+    assert counts == {"table1": 1, "table2": 3, "table3": 1, "table4": 7, "table5": 4}
+    stacks = load_recipe("hiu-dmtl-table3")["expected"]
+    assert [row["stack"] for row in stacks] == [number for number in range(1, 9) for _ in range(2)]
+    assert stacks[-2] == {
+        "benchmark": "hiu-data", "stack": 8, "map_auc_2d": 0.870, "auc_2d": 0.707, "map_mask_iou": 0.977,
+        "mask_iou": 0.773,
+    }  # fmt: skip
+    assert load_recipe("hiu-dmtl-table4-all")["expected"][0]["pa_auc_vertices"] == 0.817
+    named = {measure for name in HIU for row in load_recipe(name).get("expected", []) for measure in row}
+    assert named - {"benchmark", "stack"} <= MEASURES.keys()
+    self_supervised = load_recipe("hiu-dmtl-figure10-self")
+    assert self_supervised["data"][2]["labels"] is False and self_supervised["model"]["loss_weights"]["self_mask"] > 0
 
 
 @pytest.mark.parametrize("name", recipe_names())
