@@ -139,6 +139,12 @@ def _add_synthesize(commands: Any) -> None:
         metavar="B0,...,B9",
         help="shape of all hands, as --betas=1,-2,... (default: random)",
     )
+    synthesize.add_argument(
+        "--variety",
+        choices=("full", "plain"),
+        default="full",
+        help="plain: one right hand held up before an ideal camera, in every picture (default: full)",
+    )
     synthesize.set_defaults(run=run_synthesize)
 
 

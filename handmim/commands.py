@@ -286,7 +286,7 @@ def synthesize(args: argparse.Namespace) -> int:
     with tqdm(total=args.count, unit="image", file=sys.stderr, disable=None) as bar:
         for start in range(0, args.count, SERIES_CHUNK):
             part = indices[start : start + SERIES_CHUNK]
-            batch = generate(args.seed, part, size=args.size, betas=betas)
+            batch = generate(args.seed, part, size=args.size, betas=betas, variety=args.variety)
             lines += label_lines(batch, part)
             for index, pixels, mask in zip(part, batch.images.numpy(), batch.mask.numpy(), strict=True):
                 for folder, picture in (("images", pixels), ("masks", mask)):

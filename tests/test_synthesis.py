@@ -11,6 +11,7 @@ from handmim.synthesis import SampleRandom, SyntheticBatch, backgrounds, generat
 from handmim.synthesis.cameras import arm_stretch, sample_orientation
 from handmim.synthesis.hand_mesh import load_hand_mesh
 from handmim.synthesis.skin import sample_tone
+from handmim.synthesis.variety import VARIETIES, Variety
 
 POSE_LABELS = ("global_orient", "hand_pose", "betas", "vertices", "joints", "keypoints_2d")
 
@@ -241,6 +242,26 @@ def test_arms_are_stretched_out_of_the_picture_and_do_not_point_at_the_camera():
     camera[:, 0, 0] = camera[:, 1, 1] = 300
     assert arm_stretch(wrist, direction, camera, 100)[0] == 0
     assert sample_orientation(SampleRandom(0, torch.arange(2000)))[:, 2, 0].min() > -0.71
+
+
+def test_plain_pictures_show_one_upright_hand_without_any_fault():
+    batch = generate(4, range(48), size=64, variety="plain")
+    assert (batch.labels["hand"] == 1).all() and batch.visibility.float().mean() > 0.55
+    fingers = -batch.labels["global_orient"][:, 1, 0]
+    assert (fingers < 0).float().mean() > 0.9
+    spread = batch.labels["keypoints_2d"].amax(1) - batch.labels["keypoints_2d"].amin(1)
+    assert spread.amax(1).min() > 64 / 2  # no hand is lost in its crop
+    again = generate(4, [7], size=64, variety=VARIETIES["plain"])
+    assert torch.equal(again.images[0], batch.images[7])
+
+
+def test_variety_changes_what_it_names_and_nothing_else():
+    full, clean = (generate(2, range(32), size=48, variety=Variety(degradation=value)) for value in (True, False))
+    assert all(torch.equal(value, clean.labels[name]) or value.isnan().any() for name, value in full.labels.items())
+    assert not torch.equal(full.images, clean.images)
+    assert torch.equal(full.images, generate(2, range(32), size=48).images)
+    with pytest.raises(ValueError, match="full, plain, got 'easy'"):
+        generate(0, [0], variety="easy")
 
 
 def test_photos_appear_behind_hands():

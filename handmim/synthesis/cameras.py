@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,13 +11,10 @@ from torch import Tensor
 from ..geometry import axis_angle_to_matrix
 from .hand_mesh import FOREARM_LENGTH
 from .random import SampleRandom
+from .variety import Variety
 
-# Share of each family of views: uniform over SO(3); upright before the camera (selfie, gesture); lying in the picture
-# plane at any angle (tables, close-ups); the wearer's own view; pointing at the camera.
-VIEW_WEIGHTS = (0.25, 0.4, 0.15, 0.12, 0.08)
 NEAREST, FARTHEST = 0.25, 1.4  # m, camera to the middle of the hand
 TIGHT, LOOSE, LOOSEST = 1.3, 1.9, 4.0  # side of the crop over the side of the hand's box
-LOOSE_SHARE = 0.08
 CENTRE_JITTER = 0.15  # of the crop's side
 NEAR_PLANE = 0.08  # m; no part of the unstretched arm comes nearer
 # An arm that points at the camera would show its cut end: the largest cosine between the two, before the wrist bends.
@@ -36,20 +34,20 @@ def _axis_rotation(angle: Tensor, axis: int) -> Tensor:
     return axis_angle_to_matrix(vector)
 
 
-def sample_orientation(random: SampleRandom) -> Tensor:
-    """(B, 3, 3) global_orient, a mixture of the families in `VIEW_WEIGHTS`.
+def sample_orientation(random: SampleRandom, views: Sequence[float] = Variety.views) -> Tensor:
+    """(B, 3, 3) global_orient, a mixture of the families of views (`Variety.views`).
 
     Of two draws the first is taken whose arm does not point at the camera; if both do, the second is turned round.
     """
-    first, second = _draw_orientation(random), _draw_orientation(random.fork("again"))
+    first, second = _draw_orientation(random, views), _draw_orientation(random.fork("again"), views)
     turned = second * torch.tensor([-1.0, 1.0, -1.0], device=random.device)[:, None]
     poor, poorer = (orient[:, 2:, :1] < -TOWARDS_CAMERA for orient in (first, second))
     return torch.where(poor, torch.where(poorer, turned, second), first)
 
 
-def _draw_orientation(random: SampleRandom) -> Tensor:
+def _draw_orientation(random: SampleRandom, views: Sequence[float]) -> Tensor:
     """(B, 3, 3), one draw."""
-    family = random.choice(VIEW_WEIGHTS)
+    family = random.choice(views)
     any_angle = random.uniform((), -math.pi, math.pi)
     palm = random.bernoulli(0.55).float() * math.pi
     roll, tilt, plane = (random.normal() for _ in range(3))
@@ -101,13 +99,16 @@ def place(random: SampleRandom, rendered: Tensor, hand: Tensor) -> Tensor:
     return torch.cat([offset, distance[:, None]], 1) - middle
 
 
-def crop_camera(random: SampleRandom, points: Tensor, size: int) -> Tensor:
-    """(B, 3, 3) intrinsics, crop pixels, of a jittered square crop around the projection of points (B, N, 3), m."""
+def crop_camera(random: SampleRandom, points: Tensor, size: int, loose: float = Variety.loose) -> Tensor:
+    """(B, 3, 3) intrinsics, crop pixels, of a jittered square crop around the projection of points (B, N, 3), m.
+
+    In a share `loose` of the crops the hand is small.
+    """
     flat = points[..., :2] / points[..., 2:]
     low, high = flat.amin(1), flat.amax(1)
     extent = (high - low).amax(1)
-    loose = random.bernoulli(LOOSE_SHARE)
-    factor = torch.where(loose, random.log_uniform((), LOOSE, LOOSEST), random.uniform((), TIGHT, LOOSE))
+    small = random.bernoulli(loose)
+    factor = torch.where(small, random.log_uniform((), LOOSE, LOOSEST), random.uniform((), TIGHT, LOOSE))
     side = extent * factor
     centre = (low + high) / 2 + random.uniform((2,), -CENTRE_JITTER, CENTRE_JITTER) * side[:, None]
     focal = size / side

@@ -164,6 +164,16 @@ def degrade(random: SampleRandom, picture: Tensor) -> Tensor:
     picture = develop(random.fork("develop"), picture)
     picture = sensor(random.fork("sensor"), picture)
     picture = compress(random.fork("compress"), picture)
+    return _quantised(picture)
+
+
+def expose(picture: Tensor) -> Tensor:
+    """The same by an ideal camera: linear light, clipped at 1 and put through the gamma, without any fault."""
+    return _quantised(picture.clamp_(0, 1).sqrt_().mul_(255))
+
+
+def _quantised(picture: Tensor) -> Tensor:
+    """(B, 3, S, S) sRGB in [0, 255] -> uint8 (B, S, S, 3); changes the picture."""
     picture.add_(0.5).clamp_(0, 255)
     images = torch.empty(*picture[:, 0].shape, 3, dtype=torch.uint8, device=picture.device)
     for channel in range(3):  # twice as fast as a conversion and a permutation

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +18,16 @@ from ..geometry import project
 from ..hand_model import HandModel, HandModelOutput
 from ..rendering import Scan, nonzero
 from . import backgrounds, cameras
-from .degradation import degrade, reach_beyond_border, soften
+from .degradation import degrade, expose, reach_beyond_border, soften
 from .hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
 from .poses import sample_poses
 from .random import SampleRandom
 from .skin import Skin, dress, paint
+from .variety import Variety, find_variety
 
-NEGATIVES = 0.17  # share of pictures that do not show a right hand
 _EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
-SECOND_SHARE = 0.10
-THING_SHARE = 0.25
 HELD = 0.75  # of the things
 _STAGGER = 0.5  # px between the two samples of a pixel, to the right and down
 # A second hand draws from the indices of another, never used, half of the number range.
@@ -82,9 +80,10 @@ def generate(
     index: Tensor | Sequence[int],
     size: int = 128,
     device: torch.device | str = "cpu",
-    negatives: float = NEGATIVES,
+    negatives: float | None = None,
     background_photos: Tensor | None = None,
     betas: Tensor | None = None,
+    variety: Variety | str = "full",
 ) -> SyntheticBatch:
     """Draw labelled pictures; the same (seed, index) gives the same picture in any batch.
 
@@ -93,9 +92,10 @@ def generate(
         index: (B,) int64 sample indices in [0, 2^62), or a range.
         size: side of the pictures, px; a multiple of 8 for JPEG artefacts.
         device: where to draw and where the result lies.
-        negatives: share of pictures without a right hand: three in ten empty, the others with a left hand.
+        negatives: share of pictures without a right hand, in place of `variety`'s.
         background_photos: (N, H, W, 3) uint8, shown behind half of the hands.
         betas: (10,) the shape of every hand, in place of a random one for each.
+        variety: how much the pictures differ, or a name of `VARIETIES`.
 
     Returns:
         A `SyntheticBatch` on `device`.
@@ -104,7 +104,10 @@ def generate(
         ValueError: An argument out of range.
     """
     index = torch.as_tensor(list(index) if isinstance(index, range) else index, dtype=torch.int64)
-    _check(index, size, negatives, background_photos)
+    variety = find_variety(variety)
+    if negatives is not None:
+        variety = replace(variety, negatives=negatives)
+    _check(index, size, variety.negatives, background_photos)
     if betas is not None and (betas.shape != (10,) or not torch.isfinite(betas).all()):
         raise ValueError(f"betas must be 10 finite numbers, got {betas.tolist()}")
     device = torch.device(device)
@@ -113,7 +116,7 @@ def generate(
     chunk = _CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK
     with torch.inference_mode():
         parts = [
-            _Scene(seed, part.to(device), size, negatives, betas).picture(bank, photos) for part in index.split(chunk)
+            _Scene(seed, part.to(device), size, variety, betas).picture(bank, photos) for part in index.split(chunk)
         ]
     labels = {name: torch.cat([p.labels[name] for p in parts]) for name in parts[0].labels}
     return SyntheticBatch(torch.cat([p.images for p in parts]), torch.cat([p.intrinsics for p in parts]), labels)
@@ -161,15 +164,15 @@ class _Scene:
     samples. A second left hand is drawn as a right one in a mirrored world.
     """
 
-    def __init__(self, seed: int, index: Tensor, size: int, negatives: float, betas: Tensor | None = None) -> None:
-        self.size, self.device = size, index.device
+    def __init__(self, seed: int, index: Tensor, size: int, variety: Variety, betas: Tensor | None = None) -> None:
+        self.size, self.device, self.variety = size, index.device, variety
         self.shape = None if betas is None else betas.to(index.device, torch.float32)
         self.random = SampleRandom(seed, index)
         draw = self.random.fork("scene")
-        negative = draw.bernoulli(negatives)
+        negative = draw.bernoulli(variety.negatives)
         empty = draw.bernoulli(_EMPTY)
         self.left, self.empty = negative & ~empty, negative & empty
-        second = torch.nonzero(draw.bernoulli(SECOND_SHARE) & ~self.empty).squeeze(1)
+        second = torch.nonzero(draw.bernoulli(variety.second_hands) & ~self.empty).squeeze(1)
         self.batch = len(index)
         self.parent = torch.cat([torch.arange(self.batch, device=self.device), second])
         self.rows = SampleRandom(seed, torch.cat([index, index[second] + _SECOND]))
@@ -186,8 +189,9 @@ class _Scene:
         back = backgrounds.compose_background(self.random.fork("background"), bank, self.size, photos)
         picture = self._draw_hands(back)
         picture = self._draw_things(picture)
-        images = degrade(self.random.fork("degradation"), picture)
-        images = reach_beyond_border(self.random.fork("border"), images)
+        images = degrade(self.random.fork("degradation"), picture) if self.variety.degradation else expose(picture)
+        if self.variety.borders:
+            images = reach_beyond_border(self.random.fork("border"), images)
         return self._label(images)
 
     def _pose(self) -> None:
@@ -197,7 +201,9 @@ class _Scene:
         first = slice(0, self.batch)
         draw = self.random.fork("camera")
         own = cameras.place(draw, arm[first], self.hand.joints[first])
-        self.intrinsics = cameras.crop_camera(draw, self.hand.joints[first] + own[:, None], self.size)
+        self.intrinsics = cameras.crop_camera(
+            draw, self.hand.joints[first] + own[:, None], self.size, self.variety.loose
+        )
         middle = cameras.mean(self.hand.joints)
         beside = rows.fork("beside")
         angle = beside.uniform((), 0, 2 * torch.pi)
@@ -228,7 +234,7 @@ class _Scene:
         hand_pose, betas = sample_poses(rows.fork("pose")), rows.fork("shape").normal((10,)).clamp(-3, 3)
         if self.shape is not None:
             betas = self.shape.repeat(len(betas), 1)
-        orient = cameras.sample_orientation(rows.fork("orientation"))
+        orient = cameras.sample_orientation(rows.fork("orientation"), self.variety.views)
         bend = cameras.sample_wrist_bend(rows.fork("wrist"), orient)
         model, blocks = _hand_model(str(self.device)), []
         for part in zip(*(value.split(_BLOCK) for value in (orient, hand_pose, betas, bend)), strict=True):
@@ -393,7 +399,7 @@ class _Scene:
     def _draw_things(self, picture: Tensor) -> Tensor:
         """Objects in and before the hand, and in every picture without one; they take from depth and mask."""
         draw = self.random.fork("thing")
-        chosen = torch.nonzero(draw.bernoulli(THING_SHARE) | self.empty).squeeze(1)
+        chosen = torch.nonzero(draw.bernoulli(self.variety.things) | self.empty).squeeze(1)
         if not len(chosen):
             return picture
         draw = draw.select(chosen)

@@ -93,7 +93,7 @@ def build_entry(
         entry: name: of a data set (`registry.READERS`) or "synthetic"; labels: those to use, by default all that have a
             loss weight, or false for self-supervision alone; check: false to skip the check of all labels; and for data
             on disk root, split, part (see `Subset`), augmentation and further arguments of the reader; for synthetic
-            ones samples, seed, negatives, first, new_each_epoch.
+            ones samples, seed, negatives, variety, first, new_each_epoch.
         where: Its place in the recipe, for messages.
         model: What it is for.
         seed: Of the augmentation.

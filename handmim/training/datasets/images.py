@@ -220,7 +220,7 @@ class SyntheticImages(ImageCollection):
         seed: Of the series.
         size: Side, pixels.
         first: Index of the first.
-        options: Further arguments of `handmim.synthesis.generate`, such as `negatives`.
+        options: Further arguments of `handmim.synthesis.generate`, such as `negatives` and `variety`.
     """
 
     name = "synthetic"

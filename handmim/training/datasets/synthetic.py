@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...synthesis import generate
 from ...synthesis.photos import photo_tiles
+from ...synthesis.variety import find_variety
 from .items import HandItems, Item
 
 # What the generator gives beside what forward takes.
@@ -30,6 +31,7 @@ class SyntheticHands(HandItems):
         first: Index of the first sample, to hold out a range of a seed.
         labels: Which labels to yield; None takes all but the mask. ``hand`` is always there.
         background_photos: Folder of photos without hands, shown behind half of the hands; None: patterns only.
+        variety: "full", or "plain" for hands held up before an ideal camera; see ``handmim.synthesis.variety``.
         new_each_epoch: Sample ``i`` of epoch ``e`` is the image of (seed, e * length + i), so that none returns.
     """
 
@@ -47,13 +49,14 @@ class SyntheticHands(HandItems):
         labels: Sequence[str] | None = None,
         background_photos: str | Path | None = None,
         new_each_epoch: bool = False,
+        variety: str = "full",
     ) -> None:
         super().__init__()
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
         self.length, self.seed, self.size, self.first = length, seed, size, first
         self.labels, self.new_each_epoch = labels, new_each_epoch
-        self.options: dict[str, Any] = {} if negatives is None else {"negatives": negatives}
+        self.options: dict[str, Any] = {"negatives": negatives, "variety": find_variety(variety)}
         if background_photos is not None:
             self.options["background_photos"] = photo_tiles(background_photos)
 
