@@ -85,7 +85,7 @@ trainer = HandMIMTrainer(
     model=model, args=arguments, train_dataset=data, data_collator=collate_hands, processing_class=processor
 )
 trainer.train()
-trainer.push_to_hub(licence="Apache-2.0")
+trainer.push_to_hub(licence="Apache-2.0", private=True)
 said["tuned"] = hand("org/tuned")
 from handmim import ModelError
 from handmim.training.starting_points import build_model
@@ -198,12 +198,13 @@ def test_a_trainer_pushes(published: Published, tiny_checkpoint: Path) -> None:
     assert said["started"][1] == said["source"] != said["started"][0]
     nobody, nothing = said["not started"]
     assert "'org/none': the Hub has no such repository" in nobody and "no revision 'v9'" in nothing
+    assert published.hub.repos["org/tuned"].private
     files = published.hub.repos["org/tuned"].files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl", ".npz"))], sorted(files)
     assert published.hub.unknown == []
 
 
-@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize("offline", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_from_the_cache(published: Published, offline: bool) -> None:
     """The last tests of this file: there is no network any more."""
     published.hub.stop()

@@ -53,7 +53,9 @@ class PublishingTrainer(Trainer):
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
+            if private is not None:  # transformers 5.17 takes it from here only
+                self.args.hub_private_repo = private
+            self.init_hf_repo(token=token)
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
