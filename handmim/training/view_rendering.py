@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,19 @@ _SHARPEST = 0.25  # px; a Gaussian narrower than this moves no pixel by a tenth 
 
 
 def has_opencv() -> bool:
-    """Whether the fast worker path can run here (`pip install opencv-python-headless`)."""
-    return find_spec("cv2") is not None
+    """Whether the fast worker path can run here (`pip install opencv-python-headless`).
+
+    Being installed is not enough: mediapipe brings another build of OpenCV, which takes the same folder and does not
+    load where the system has no graphics libraries.
+    """
+    try:
+        import cv2  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    except ImportError as error:
+        warnings.warn(f"OpenCV does not load, views are made several times as slowly: {error}", stacklevel=2)
+        return False
+    return True
 
 
 def render_on_cpu(images: Sequence[np.ndarray], draws: ViewDraws, size: int) -> Tensor:

@@ -1,6 +1,8 @@
 """Views: eq. 3 and 4, what the pixels show, the two renderers against each other and against Pillow, the draws."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +136,15 @@ def test_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     found = render_on_cpu(images, draws, SIZE)
     assert found.dtype == torch.uint8
     assert (found.double() - expected).abs().max() < 0.502
+
+
+def test_opencv_that_does_not_load_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cv2").mkdir()
+    (tmp_path / "cv2" / "__init__.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match="libGL"):
+        assert not view_rendering.has_opencv()
 
 
 def test_a_view_of_everything_is_the_picture() -> None:
