@@ -74,13 +74,13 @@ def _convert_to_timm(source: str, out: Path, revision: str | None) -> int:
     from .backbone_weights import HALF, timm_state_dict
     from .commands import hub_options
     from .errors import InputError
-    from .hand import EMBEDDED_CHECKPOINT, load_network
+    from .hand import checkpoint_source, load_network
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out must be a .safetensors file, got {out.name!r}")
     register()
     options = hub_options(source, revision)
-    model = load_network(EMBEDDED_CHECKPOINT if source == EMBEDDED_CHECKPOINT.name else source, mesh="any", **options)
+    model = load_network(checkpoint_source(source), mesh="any", **options)
     state = timm_state_dict(model)
     mean, deviation = (" ".join(map(str, values)) for values in HALF)
     with atomic_file(out) as file:
@@ -119,11 +119,11 @@ def run_export(args: argparse.Namespace) -> int:
     from . import register
     from .atomic_files import atomic_file
     from .commands import hub_options
-    from .hand import EMBEDDED_CHECKPOINT, load_network, load_processor
+    from .hand import checkpoint_source, load_network, load_processor
     from .onnx_export import OPSET, export_onnx, export_program
 
     register()
-    source = EMBEDDED_CHECKPOINT if args.model in (None, EMBEDDED_CHECKPOINT.name) else args.model
+    source = checkpoint_source(args.model)
     options = hub_options(args.model, args.revision)
     model = load_network(source, mesh="head", **options)
     if args.torch_export is not None:

@@ -198,7 +198,7 @@ class HandMIM:
         """Load a checkpoint.
 
         Args:
-            name: Hub id or folder; None: the checkpoint inside the package.
+            name: Hub id or folder; None, or "handmim-tiny-open": the checkpoint inside the package.
             device: "cpu", "cuda", "cuda:1", ...; None: CUDA if there is any.
             dtype: of the network, e.g. "bfloat16"; None: float32. The hand model always computes in float32. On a CPU
                 in float32 the linear layers are made faster, see `acceleration`; the weights stay what they are.
@@ -212,9 +212,7 @@ class HandMIM:
             ManoFileNotFoundError: the checkpoint needs MANO, and there is no file.
             InputError: an unknown device or dtype.
         """
-        source = EMBEDDED_CHECKPOINT if name is None else name
-        if name is None and not (EMBEDDED_CHECKPOINT / "model.safetensors").is_file():
-            raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")
+        source = checkpoint_source(name)
         if backend not in ("torch", "onnx"):
             raise InputError(f"backend must be 'torch' or 'onnx', got {backend!r}")
         device, dtype = _device(device), _dtype(dtype)
@@ -285,6 +283,19 @@ class HandMIM:
         results = self.pipeline(requests, batch_size=batch_size, maps=maps) if requests else []
         hands = [_hands(request, result) for request, result in zip(requests, results, strict=True)]
         return hands[0] if is_single_image(images) else hands
+
+
+def checkpoint_source(name: str | os.PathLike | None) -> str | os.PathLike:
+    """What a name stands for: the checkpoint in the package for its own name (unless a folder has it) and for None.
+
+    Raises:
+        ModelError: It is meant, but this installation has none.
+    """
+    if name is not None and (os.fspath(name) != EMBEDDED_CHECKPOINT.name or Path(name).exists()):
+        return name
+    if not (EMBEDDED_CHECKPOINT / "model.safetensors").is_file():
+        raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")
+    return EMBEDDED_CHECKPOINT
 
 
 def load_network(

@@ -103,11 +103,9 @@ def publish(
 
 def find_checkpoint(name: str | os.PathLike) -> Path:
     """The folder of a checkpoint that the user named: a folder, or what the package holds."""
-    from .hand import EMBEDDED_CHECKPOINT
+    from .hand import checkpoint_source
 
-    if not Path(name).is_dir() and str(name) == EMBEDDED_CHECKPOINT.name:
-        return EMBEDDED_CHECKPOINT
-    return Path(name).expanduser()
+    return Path(checkpoint_source(name)).expanduser()
 
 
 def upload(

@@ -193,6 +193,15 @@ def test_bad_checkpoints(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pyt
         HandMIM.from_pretrained()
 
 
+def test_the_package_s_checkpoint_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (None, "handmim-tiny-open", Path("handmim-tiny-open")):
+        assert handmim.hand.checkpoint_source(name) == handmim.hand.EMBEDDED_CHECKPOINT
+    assert handmim.hand.checkpoint_source("org/handmim-tiny-open") == "org/handmim-tiny-open"
+    (tmp_path / "handmim-tiny-open").mkdir()  # the user's own folder comes first
+    assert handmim.hand.checkpoint_source("handmim-tiny-open") == "handmim-tiny-open"
+
+
 def test_missing_mano_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HANDMIM_MANO_DIR", raising=False)
     monkeypatch.setenv("HANDMIM_CACHE", str(tmp_path / "cache"))

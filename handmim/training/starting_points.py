@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ..backbone_weights import WeightsError, load_backbone_weights
 from ..configuration_handmim import HandMIMConfig
 from ..configuration_hiu_dmtl import HIUDMTLConfig
-from ..hand import EMBEDDED_CHECKPOINT
+from ..hand import checkpoint_source
 from ..hand_pretrained import HandPreTrainedModel
 from ..hub_errors import checkpoint_errors, commit_hash
 from ..modeling_handmim import HandMIMForMeshEstimation
@@ -95,10 +95,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
         source = section.pop(starts[0])
         if timm_weights is not None:
             raise RecipeError(f"model.timm is for a new network (size), not for one with {starts[0]}")
-        if source == EMBEDDED_CHECKPOINT.name and not Path(source).exists():
-            source = EMBEDDED_CHECKPOINT
         changes = section | {"hand_model_path": hand_model_path}
-        model = _load(family, source, starts[0] == "pretrained", changes, hub_options)
+        model = _load(family, checkpoint_source(source), starts[0] == "pretrained", changes, hub_options)
     if timm_weights is not None:
         try:
             report = load_backbone_weights(model.backbone, timm_weights)
@@ -121,10 +119,9 @@ def family_of(section: dict[str, Any]) -> str:
         raise RecipeError(f"model.family must be one of {', '.join(FAMILIES)}, got {name!r}")
     source = section.get("checkpoint")
     if source is not None:
-        embedded = source == EMBEDDED_CHECKPOINT.name and not Path(source).exists()
         options = _hub_options(section)
         with checkpoint_errors(source, **options):
-            config = {} if embedded else PreTrainedConfig.get_config_dict(source, **options)[0]
+            config = PreTrainedConfig.get_config_dict(checkpoint_source(source), **options)[0]
         found = HIU_DMTL if config.get("model_type") == HIUDMTLConfig.model_type else "handmim"
         if name not in (None, found):
             raise RecipeError(f"model.family is {name}, but the checkpoint {source} is of the family {found}")
@@ -165,7 +162,7 @@ def _hub_options(section: dict[str, Any]) -> dict[str, str]:
     source = section.get("checkpoint", section.get("pretrained"))
     if not isinstance(revision, str):
         raise RecipeError(f"model.revision must be a branch, tag or commit hash; write it in quotes, got {revision!r}")
-    if source is None or source == EMBEDDED_CHECKPOINT.name or Path(source).exists():
+    if source is None or Path(checkpoint_source(source)).exists():
         raise RecipeError(f"model.revision is for a checkpoint on the Hub, got {revision!r} for {source or 'none'}")
     return {"revision": revision}
 
