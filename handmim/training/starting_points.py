@@ -118,7 +118,7 @@ def family_of(section: dict[str, Any]) -> str:
     if name not in (None, *FAMILIES):
         raise RecipeError(f"model.family must be one of {', '.join(FAMILIES)}, got {name!r}")
     source = section.get("checkpoint")
-    if source is not None:
+    if source is not None and not section.keys() & {"size", "pretrained"}:  # more starts than one are refused later
         options = _hub_options(section)
         with checkpoint_errors(source, **options):
             config = PreTrainedConfig.get_config_dict(checkpoint_source(source), **options)[0]
