@@ -192,8 +192,7 @@ def test_exif_orientation_is_applied() -> None:
 def focal(**tags: Any) -> float | None:
     exif = Image.Exif()
     names = {"mm": 0x920A, "mm35": 0xA405, "density": 0xA20E, "unit": 0xA210, "width": 0xA002, "height": 0xA003}
-    for name, value in tags.items():
-        exif.get_ifd(0x8769)[names[name]] = value
+    exif[0x8769] = {names[name]: value for name, value in tags.items()}
     buffer = io.BytesIO()
     Image.fromarray(PHOTO).save(buffer, "JPEG", exif=exif)
     return exif_focal(Image.open(buffer))

@@ -180,7 +180,7 @@ def test_the_camera_says_where_it_comes_from(tmp_path: Path) -> None:
     plain = Image.fromarray(picture())
     plain.save(tmp_path / "plain.jpg")
     exif = Image.Exif()
-    exif.get_ifd(0x8769)[0xA405] = 50  # FocalLengthIn35mmFilm
+    exif[0x8769] = {0xA405: 50}  # FocalLengthIn35mmFilm
     plain.save(tmp_path / "exif.jpg", exif=exif)
     matrix, source = resolve_intrinsics(load_image(tmp_path / "plain.jpg"))
     assert source == "default" and matrix[0, 0] == pytest.approx(150) and matrix[0, 2] == 59.5
