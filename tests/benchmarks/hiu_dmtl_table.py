@@ -7,10 +7,10 @@ Every row is the recipe `hiu-dmtl-ablation-synthetic` with one change, trained w
 schedule and measured by `handmim evaluate` on the same test pictures; a seed changes the weights at the start, the
 order and the augmentation. In figure 10's rows a share of the pictures has labels; "supervised" learns from these
 alone, "self" by self-supervision from the others as well, which are half of each batch. A step has as many pictures in
-both: "self" sees each label half as often. All labels, and all tasks, are the row "2 stacks". All that runs are `handmim`
-commands, which are printed, and kept in DIR/commands.txt; what is there already is not computed again, so that a run
-can be stopped, continued and extended; a training that was stopped goes on from its last checkpoint. `--set` passes
-settings to every training.
+both: "self" sees each label half as often. All labels, and all tasks, are the row "2 stacks". All that runs are
+`handmim` commands, which are printed, and kept in DIR/commands.txt; what is there already is not computed again, so
+that a run can be stopped, continued and extended; a training that was stopped goes on from its last checkpoint. `--set`
+passes settings to every training.
 
 Columns: those of the paper's tables, areas under PCK curves, mean +- standard deviation over seeds: 2D pose of the heat
 maps and of the projected joints ("mesh"), mask of the network and of the rendered mesh, 3D joints and vertices after
