@@ -34,7 +34,9 @@ HIU_USED_BY = USED_BY | {
     "mask": ("mask", "silhouette"),
 }
 # Keys of an entry that are not the reader's.
-COMMON = {"name", "weight", "labels", "part", "augmentation", "check", "box_scale"}
+COMMON = {"name", "weight", "labels", "part", "augmentation", "check"}
+# Keys of an entry on disk that are the crops', with their values where they are left out.
+CROP_OPTIONS = {"box_scale": 1.2, "negatives": 0.0}
 
 
 def build_training_data(recipe: Mapping[str, Any], model: HandPreTrainedModel, seed: int) -> HandItems:
@@ -92,8 +94,9 @@ def build_entry(
     Args:
         entry: name: of a data set (`registry.READERS`) or "synthetic"; labels: those to use, by default all that have a
             loss weight, or false for self-supervision alone; check: false to skip the check of all labels; and for data
-            on disk root, split, part (see `Subset`), augmentation and further arguments of the reader; for synthetic
-            ones samples, seed, negatives, variety, first, new_each_epoch.
+            on disk root, split, part (see `Subset`), augmentation, box_scale and negatives (see `HandCrops`) and
+            further arguments of the reader; for synthetic ones samples, seed, negatives, variety, first,
+            new_each_epoch.
         where: Its place in the recipe, for messages.
         model: What it is for.
         seed: Of the augmentation.
@@ -111,6 +114,7 @@ def build_entry(
     if entry["name"] == "synthetic":
         _match_hand_model("synthetic", SyntheticHands.hand_model, labels, where, model)
         return _synthetic(options, where, size, seed, labels)
+    of_crops = {key: options.pop(key, default) for key, default in CROP_OPTIONS.items()}
     reader = open_reader(entry["name"], options, where, model)
     if entry.get("part") is not None:
         reader = _part(reader, entry["part"], where)
@@ -128,10 +132,9 @@ def build_entry(
             raise RecipeError(f"{where}: {reader.name} labels {found}; the run would learn from {', '.join(labels)}")
     try:
         strength = Augmentation.from_section(augmentation)
-    except ValueError as error:
+        return HandCrops(reader, size, augmentation=strength, seed=seed, labels=labels, **of_crops)
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {error}") from error
-    box_scale = entry.get("box_scale", 1.2)
-    return HandCrops(reader, size, augmentation=strength, seed=seed, labels=labels, box_scale=box_scale)
 
 
 def build_validation_data(entry: Any, model: HandPreTrainedModel) -> HandItems | None:

@@ -44,6 +44,8 @@ class HandCrops(HandItems):
         box_scale: Side of the crop over the longer side of the box.
         labels: Which labels to yield (of `TRAINING_LABELS`); None takes all but the mask, which costs a file and a
             warp and is for models with a mask loss.
+        negatives: Share of samples of known side that are shown as a left hand, which teaches the score: `hand` is 0.0,
+            and there is no other label.
 
     Items have, beside the labels, `hand`: 1.0 if the sample's side is known (the crop then shows a right hand).
     """
@@ -57,13 +59,16 @@ class HandCrops(HandItems):
         seed: int = 0,
         box_scale: float = 1.2,
         labels: Sequence[str] | None = None,
+        negatives: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= negatives <= 1:
+            raise ValueError(f"negatives must be a share in [0, 1], got {negatives}")
         unknown = set(labels or ()) - set(TRAINING_LABELS)
         if unknown:
             raise ValueError(f"labels must be of {', '.join(TRAINING_LABELS)}, got {', '.join(sorted(unknown))}")
         self.reader, self.size, self.augmentation, self.seed = reader, size, augmentation, seed
-        self.box_scale = box_scale
+        self.box_scale, self.negatives = box_scale, negatives
         self.labels = tuple(LABEL_SHAPES if labels is None else labels)
 
     def __len__(self) -> int:
@@ -93,17 +98,23 @@ class HandCrops(HandItems):
         camera = resolve_intrinsics(image, sample.intrinsics)[0]
         if box is None:
             box = whole_picture(image, self.box_scale)
-        place = Placement(box, camera, self.size, sample.handedness == "left", self.box_scale, turn)
-        labels = place.labels({name: value for name, value in sample.labels.items() if name in self.labels})
-        if sample.load_mask is not None and "mask" in self.labels:
-            labels["mask"] = torch.from_numpy(warp_mask(sample.load_mask(), place.affine.numpy(), self.size))
-        labels["hand"] = torch.tensor(math.nan if sample.handedness is None else 1.0)
+        negative = self.negatives > 0 and sample.handedness is not None and generator.random() < self.negatives
+        mirror = (sample.handedness == "left") != negative
+        place = Placement(box, camera, self.size, mirror, self.box_scale, turn)
+        labels = {"hand": torch.tensor(0.0)} if negative else self._labels(sample, place)
         return {
             "sample_id": sample.id,
             "pixel_values": self._pixels(image, place.affine.numpy(), generator),
             "intrinsics": place.intrinsics.float(),
             "labels": labels,
         }
+
+    def _labels(self, sample: HandSample, place: Placement) -> dict[str, Tensor]:
+        labels = place.labels({name: value for name, value in sample.labels.items() if name in self.labels})
+        if sample.load_mask is not None and "mask" in self.labels:
+            labels["mask"] = torch.from_numpy(warp_mask(sample.load_mask(), place.affine.numpy(), self.size))
+        labels["hand"] = torch.tensor(math.nan if sample.handedness is None else 1.0)
+        return labels
 
     def _pixels(self, image: LoadedImage, affine: np.ndarray, generator: np.random.Generator) -> Tensor:
         if image.reduction > 1:  # pixel x of the reduced picture is centred on reduction * (x + 0.5) - 0.5

@@ -142,6 +142,29 @@ def test_draws_depend_on_seed_epoch_and_index_alone(tmp_path):
     assert not any(torch.equal(other["pixel_values"], first) for other in others)
 
 
+def test_negatives_show_the_hand_as_a_left_one(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    points = np.random.default_rng(1).uniform(10, 50, (21, 2)).astype(np.float32)
+    samples = [
+        HandSample(str(row), tmp_path / "picture.png", labels={"keypoints_2d": points}, handedness=side)
+        for row, side in enumerate(["right", "left", None] * 20)
+    ]
+    reader = ListReader(samples, tmp_path)
+    plain, mixed = HandCrops(reader, 32), HandCrops(reader, 32, negatives=0.4)
+    shown = [item["labels"]["hand"].item() for item in mixed.visit(range(60), [0] * 60)]
+    known = [value for value, sample in zip(shown, samples, strict=True) if sample.handedness]
+    assert 8 < known.count(0.0) < 28 and np.isnan(shown[2::3]).all()
+    for row in range(60):
+        item, same = mixed[row], plain[row]
+        if item["labels"]["hand"] == 0:
+            assert set(item["labels"]) == {"hand"} and torch.equal(item["pixel_values"], same["pixel_values"].flip(2))
+        else:
+            assert torch.equal(item["pixel_values"], same["pixel_values"]) and "keypoints_2d" in item["labels"]
+    with pytest.raises(ValueError, match="share in"):
+        HandCrops(reader, 32, negatives=2.0)
+
+
 def test_persistent_workers_see_the_epoch(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (220, 300, 3), np.uint8)
     crops = HandCrops(ListReader([sample_of(tmp_path, pixels)] * 2), SIZE, augmentation=Augmentation())

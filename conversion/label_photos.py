@@ -1,0 +1,89 @@
+r"""Labels for photographs of single hands that have none: 21 keypoints and the side, as MediaPipe sees them.
+
+    python conversion/label_photos.py FOLDER [--split NAME] [--confidence 0.9]
+
+writes FOLDER/NAME.jsonl in the form of `handmim/training/datasets/folder.py`, so that a recipe can train on them
+(`name: folder`). They are another network's guesses, not annotations: every line says so in `info`, and they are for
+training only. Needs MediaPipe before 0.10.30, which carries its models, and neither torch nor handmim: it may run in an
+environment of its own.
+
+A picture is left out if no hand, several hands or a hand of an unsure side are found, or if the keypoints lie beyond
+the picture; the count of each is printed.
+"""
+
+import argparse
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MARGIN = 0.3  # of the side, added around: MediaPipe misses hands that fill the picture
+SMALLEST, OUTSIDE = 0.15, 0.05  # of the side: the hand's extent, and how far beyond the picture a keypoint may lie
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--split", default="labels", help="name of the file (default: labels)")
+    parser.add_argument("--confidence", type=float, default=0.9, help="in the side (default: 0.9)")
+    args = parser.parse_args()
+    import mediapipe
+
+    detector = mediapipe.solutions.hands.Hands(
+        static_image_mode=True, max_num_hands=2, model_complexity=1, min_detection_confidence=0.5
+    )
+    lines, counts = [], Counter()
+    for path in sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        found = label(pixels, detector, args.confidence)
+        counts[found if isinstance(found, str) else "labelled"] += 1
+        if not isinstance(found, str):
+            name = path.relative_to(args.folder).as_posix()
+            guess = f"guess of MediaPipe {mediapipe.__version__}"
+            lines.append(json.dumps({"image": name, **found, "info": guess}))
+    target = args.folder / f"{args.split}.jsonl"
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, target)
+    print(", ".join(f"{count} {what}" for what, count in counts.most_common()))
+
+
+def label(pixels: np.ndarray, detector: Any, confidence: float) -> dict[str, Any] | str:
+    """The fields of a line, or why there are none.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        detector: MediaPipe's.
+        confidence: The least in the side.
+    """
+    height, width = pixels.shape[:2]
+    pad = round(MARGIN * max(height, width))
+    padded = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    result = detector.process(np.ascontiguousarray(padded))
+    hands = result.multi_hand_landmarks or ()
+    if len(hands) != 1:
+        return "with several hands" if hands else "without a hand"
+    side = result.multi_handedness[0].classification[0]
+    if side.score < confidence:
+        return "of an unsure side"
+    shares = np.array([[point.x, point.y] for point in hands[0].landmark])
+    # the centre of the first pixel is (0, 0), its corner (-0.5, -0.5)
+    points = shares * [padded.shape[1], padded.shape[0]] - 0.5 - pad
+    size = np.array([width, height])
+    if (points < -OUTSIDE * size).any() or (points > (1 + OUTSIDE) * size).any():
+        return "with a hand beyond the border"
+    if np.ptp(points, axis=0).max() < SMALLEST * size.max():
+        return "with a small hand"
+    # MediaPipe names sides as in a mirror
+    handedness = {"Left": "right", "Right": "left"}[side.label]
+    return {"handedness": handedness, "keypoints_2d": points.round(2).tolist()}
+
+
+if __name__ == "__main__":
+    main()
