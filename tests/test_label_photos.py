@@ -1,0 +1,45 @@
+"""Guesses of another network as labels: what is taken, in which pixels and of which side, and what is left out."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conversion.label_photos import MARGIN, label
+
+PIXELS = np.zeros((80, 100, 3), np.uint8)
+PAD = round(MARGIN * 100)
+
+
+class Detector:
+    """Stands for MediaPipe: hands at given pixels of the picture (corner of the first pixel: -0.5, -0.5)."""
+
+    def __init__(self, *hands: np.ndarray, side: str = "Left", score: float = 0.99) -> None:
+        self.hands, self.side, self.score = hands, side, score
+
+    def process(self, padded: np.ndarray) -> SimpleNamespace:
+        assert padded.shape == (80 + 2 * PAD, 100 + 2 * PAD, 3)
+        shares = [(hand + 0.5 + PAD) / [padded.shape[1], padded.shape[0]] for hand in self.hands]
+        landmarks = [SimpleNamespace(landmark=[SimpleNamespace(x=x, y=y) for x, y in hand]) for hand in shares]
+        sides = [SimpleNamespace(classification=[SimpleNamespace(label=self.side, score=self.score)]) for _ in shares]
+        return SimpleNamespace(multi_hand_landmarks=landmarks or None, multi_handedness=sides or None)
+
+
+@pytest.fixture()
+def points() -> np.ndarray:
+    return np.random.default_rng(0).uniform([10, 10], [90, 70], (21, 2))
+
+
+@pytest.mark.parametrize(("side", "hand"), [("Left", "right"), ("Right", "left")])
+def test_points_come_back_in_pixels_and_sides_out_of_the_mirror(points: np.ndarray, side: str, hand: str) -> None:
+    found = label(PIXELS, Detector(points, side=side), 0.9)
+    assert found["handedness"] == hand
+    np.testing.assert_allclose(found["keypoints_2d"], points, atol=0.006)
+
+
+def test_doubtful_hands_are_left_out(points: np.ndarray) -> None:
+    assert label(PIXELS, Detector(), 0.9) == "without a hand"
+    assert label(PIXELS, Detector(points, points), 0.9) == "with several hands"
+    assert label(PIXELS, Detector(points, score=0.8), 0.9) == "of an unsure side"
+    assert label(PIXELS, Detector(points + [30, 0]), 0.9) == "with a hand beyond the border"
+    assert label(PIXELS, Detector(points / 10), 0.9) == "with a small hand"
