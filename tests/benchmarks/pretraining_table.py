@@ -1,7 +1,7 @@
 """Tables 3 and 5 in small: every pre-training method, one budget, few labels, on rendered hands.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/pretraining_table.py --out DIR [--seeds 3] [--steps 256] \
-        [--finetune-steps 300] [--pictures 4096] [--labels 320] [--real MANIFEST.json] \
+        [--finetune-steps 300] [--pictures 4096] [--labels 320] [--variety plain] [--real MANIFEST.json] \
         [--pretrain KEY=VALUE ...] [--finetune KEY=VALUE ...]
 
 Each row is pre-trained on the same unlabelled pictures and fine-tuned on the same labelled ones, with the same steps,
@@ -78,7 +78,7 @@ class Bench:
 
     def synthesize(self) -> None:
         """The pictures: unlabelled ones of one series; labelled and test pictures of another."""
-        size = ("--size", self.args.picture_size)
+        size = ("--size", self.args.picture_size, "--variety", self.args.variety)
         folder = self.out / "unlabelled"
         self.run(folder / "labels.jsonl", "synthesize", self.args.pictures, *size, "--seed", 7, "--out", folder)
         for split, count, start in (("train", self.args.labels, 0), ("test", self.args.tests, TEST_START)):
@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=320)
     parser.add_argument("--tests", type=int, default=640)
     parser.add_argument("--picture-size", type=int, default=80)
+    parser.add_argument("--variety", choices=("plain", "full"), default="full", help="of all pictures")
     parser.add_argument("--real", help="manifest of annotated photographs, see handmim/evaluation/real_photos.py")
     parser.add_argument("--pretrain", nargs="*", default=[], metavar="KEY=VALUE", help="--set of every pre-training")
     parser.add_argument("--finetune", nargs="*", default=[], metavar="KEY=VALUE", help="--set of every fine-tuning")
