@@ -345,6 +345,46 @@ def test_no_folder_and_no_repository(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "ORGANISATION/NAME" in capsys.readouterr().err
 
 
+# -- reports and cards
+
+REPORT = REPOSITORY / "model_cards" / "sources" / "handmim-tiny-open" / "real-photos-dev.json"
+
+WITH_REPORTS = """
+import sys
+from handmim.cli import main
+from huggingface_hub import HfApi
+
+report, notes = sys.argv[1:]
+mine = b"---\\nlicense: apache-2.0\\n---\\nmine"
+publish = ["publish", "handmim-tiny-open", "org/reported", "--licence", "Apache-2.0"]
+assert main([*publish, "--no-code"]) == 0
+HfApi().upload_file(path_or_fileobj=mine, path_in_repo="README.md", repo_id="org/reported")
+assert main([*publish, "--no-code"]) == 0
+kept = HfApi().hf_hub_download("org/reported", "README.md")
+assert open(kept, "rb").read() == mine, "a card that is there stays"
+assert main([*publish, "--report", report, "--notes", notes]) == 0
+"""
+
+
+def test_reports_travel_with_the_card_that_shows_them(hub: HubServer, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("## Limits\n\nSmall hands are guessed.\n")
+    run_with_hub(hub, WITH_REPORTS, REPORT, notes, cache=tmp_path / "cache")
+    files = hub.repos["org/reported"].files
+    card, value = files["README.md"].decode(), json.loads(REPORT.read_text())["metrics"]["pa_mpjpe"]["value"]
+    assert "model-index" in card and f"{value:.2f}" in card and "Small hands are guessed" in card
+    assert [name for name in files if name.startswith("evaluation/")] == ["evaluation/real-photos-dev.json"]
+    assert json.loads(files["evaluation/real-photos-dev.json"]) == json.loads(REPORT.read_text())
+    assert HAND <= files.keys() and not hub.unknown
+
+
+def test_a_report_of_other_weights_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(HandMIMError, match="of another model: its parameters is"):
+        published(checkpoint, reports=[REPORT])
+    with pytest.raises(HandMIMError, match="is not a report of handmim evaluate"):
+        published(checkpoint, reports=[checkpoint / "config.json"])
+
+
 # -- push_to_hub
 
 PUSHES = """

@@ -21,13 +21,10 @@ several stacks.
 
 import argparse
 import json
-import shlex
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-from handmim.cli import main as handmim
+from command_runs import CommandRuns, markdown, options
 
 RECIPE = "hiu-dmtl-ablation-synthetic"
 TEST_START = 1_000_000  # first index of the test pictures: none of them is trained on
@@ -84,32 +81,12 @@ def entry(part: str, labels: str) -> str:
     return f"{{name: folder, split: train, part: {part}, labels: {labels}, weight: 1}}"
 
 
-class Bench:
-    """Runs commands below a folder, each once, and keeps how long they took."""
+class Bench(CommandRuns):
+    """The pictures, and the rows of the table."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.out = args, Path(args.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.data = self.out / "pictures"
-        self.times_file = self.out / "times.json"
-        self.times: dict[str, float] = json.loads(self.times_file.read_text()) if self.times_file.exists() else {}
-
-    def run(self, done: Path, *words: object) -> None:
-        """`handmim WORDS`, unless the file `done` is there."""
-        if done.exists():
-            return
-        command = [str(word) for word in words]
-        line = shlex.join(["handmim", *command])
-        print(line, flush=True)
-        with (self.out / "commands.txt").open("a") as file:
-            file.write(line + "\n")
-        start = time.process_time()
-        code = handmim(command)
-        if code or not done.exists():
-            raise SystemExit(f"exit code {code}, no {done}: {line}")
-        key = str(done.relative_to(self.out))
-        self.times[key] = self.times.get(key, 0.0) + time.process_time() - start
-        self.times_file.write_text(json.dumps(self.times, indent=1))
+        super().__init__(Path(args.out))
+        self.args, self.data = args, self.out / "pictures"
 
     def synthesize(self) -> None:
         """Labelled pictures to train on, and others to test."""
@@ -124,9 +101,9 @@ class Bench:
         steps = self.args.steps
         settings = [*rows()[name], f"training.max_steps={steps}", f"training.seed={seed}", "training.disable_tqdm=true"]
         settings += [f"training.save_steps={max(1, steps // 3)}", *self.args.settings]
-        words = [word for setting in settings for word in ("--set", setting)]
         weights = release / "model.safetensors"
-        self.run(weights, "finetune", RECIPE, "--out", folder, "--data", f"folder={self.data}", *words)
+        words = ("--out", folder, "--data", f"folder={self.data}", *options(settings))
+        self.run(weights, "finetune", RECIPE, *words)
         figures, stacks = self.evaluate(release, "folder", self.data, "test", COLUMNS)
         if self.args.real and not {"heatmaps", "mesh"}.isdisjoint(self.estimates(release)):
             photos, _ = self.evaluate(release, "real-photos", self.args.real, "dev", REAL_COLUMNS)
@@ -163,20 +140,8 @@ def table(lines: dict[str, list[dict[str, float]]], head: str = "") -> str:
     titles = [
         ("real " if name.startswith("real ") else "") + COLUMNS.get(name.removeprefix("real "), name) for name in names
     ]
-    text = [f"| {head} | {' | '.join(titles)} |", "|---" * (len(names) + 1) + "|"]
-    for name, runs in lines.items():
-        cells = [cell([run[column] for run in runs if column in run]) for column in names]
-        text.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(text)
-
-
-def cell(numbers: list[float]) -> str:
-    """Mean +- standard deviation, or the only value; three digits below 1."""
-    if not numbers:
-        return ""
-    mean = statistics.mean(numbers)
-    digits = 3 if abs(mean) < 1 else 2
-    return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else "")
+    columns = {name: [[run[key] for run in runs if key in run] for key in names] for name, runs in lines.items()}
+    return markdown(head, titles, columns)
 
 
 def report(found: dict[str, list[dict[str, Any]]]) -> str:

@@ -18,17 +18,14 @@ whether it learned at all. "minutes" is processor time of both parts, all thread
 
 import argparse
 import json
-import shlex
-import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from command_runs import CommandRuns, markdown, options
 
 from handmim import HandMIMForMeshEstimation, HandMIMImageProcessor
-from handmim.cli import main as handmim
 from handmim.evaluation.predictions import Predictor, predict
 from handmim.evaluation.scoring import collect, score_3d, score_vertices
 from handmim.hand_model import HandModel
@@ -51,30 +48,12 @@ COLUMNS = {"pa_mpjpe": "PA-MPJPE", "pa_mpvpe": "PA-MPVPE", "f5": "F@5", "f15": "
 REAL_COLUMNS = {"mean_2d": "2D error / box"}
 
 
-class Bench:
-    """Runs commands below a folder, each once, and keeps how long they took."""
+class Bench(CommandRuns):
+    """The pictures, and the rows of the table."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.out = args, Path(args.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.times_file = self.out / "times.json"
-        self.times: dict[str, float] = json.loads(self.times_file.read_text()) if self.times_file.exists() else {}
-
-    def run(self, done: Path, *words: object) -> None:
-        """`handmim WORDS`, unless the file `done` is there."""
-        command = [str(word) for word in words]
-        if done.exists():
-            return
-        line = shlex.join(["handmim", *command])
-        print(line, flush=True)
-        with (self.out / "commands.txt").open("a") as file:
-            file.write(line + "\n")
-        start = time.process_time()
-        code = handmim(command)
-        if code or not done.exists():
-            raise SystemExit(f"exit code {code}, no {done}: {line}")
-        self.times[str(done.relative_to(self.out))] = time.process_time() - start
-        self.times_file.write_text(json.dumps(self.times, indent=1))
+        super().__init__(Path(args.out))
+        self.args = args
 
     def synthesize(self) -> None:
         """The pictures: unlabelled ones of one series; labelled and test pictures of another."""
@@ -161,11 +140,6 @@ def measure(model: Path, labelled: Path) -> dict[str, float]:
     return {name: metrics[name] for name in COLUMNS}
 
 
-def options(settings: list[str]) -> list[str]:
-    """--set for each."""
-    return [word for setting in settings for word in ("--set", setting)]
-
-
 def last_log(checkpoint: Path) -> dict[str, float]:
     """Signs of life at the end of pre-training."""
     lines = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
@@ -182,20 +156,8 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
     titles = [
         ("real " if name.startswith("real ") else "") + known.get(name.removeprefix("real "), name) for name in names
     ]
-    lines = [f"| pre-training | {' | '.join(titles)} |", "|---" * (len(names) + 1) + "|"]
-    for method, runs in rows.items():
-        cells = [cell([run[name] for run in runs if name in run]) for name in names]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def cell(values: list[float]) -> str:
-    """Mean +- standard deviation, or the only value; three digits below 1."""
-    if not values:
-        return ""
-    mean = statistics.mean(values)
-    digits = 3 if abs(mean) < 1 else 2
-    return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+    lines = {method: [[run[name] for run in runs if name in run] for name in names] for method, runs in rows.items()}
+    return markdown("pre-training", titles, lines)
 
 
 def main() -> None:
