@@ -12,6 +12,7 @@ SCRIPT = """
 import os, sys
 from transformers import TrainerCallback
 from handmim.training import {module}
+from handmim.training.runs import leave_process_group
 
 recipe, out, deadly = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -27,6 +28,7 @@ class Mortal({module}.{trainer}):
 
 {module}.{trainer} = Mortal
 {module}.{function}({module}.prepare_recipe(recipe), out)
+leave_process_group()
 """
 
 
@@ -56,7 +58,7 @@ class Runs:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run([*command, str(deadly)], env=environment, capture_output=True, text=True, timeout=600)
         if deadly < 0:
-            assert done.returncode == 0, done.stderr[-3000:]
+            assert done.returncode == 0, done.stderr[-12000:]
         return done.returncode
 
     def same_bits(self, first: str, second: str, files: list[str]) -> bool:

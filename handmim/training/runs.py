@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import yaml
 from transformers.integrations import is_tensorboard_available
 
@@ -116,4 +117,12 @@ def run_as_program(
             raise
         print(f"handmim: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    finally:
+        leave_process_group()
     return 0
+
+
+def leave_process_group() -> None:
+    """For the end of a program under torchrun: gloo's threads would outlive the interpreter and abort a good run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
