@@ -177,13 +177,13 @@ def test_the_loss_falls_on_one_batch() -> None:
     model, inputs = make(loss_weights={"joints": 1.0}).train(), synthetic(4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(60):
         loss = model(**inputs).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0]  # about 0.5, by the versions' random numbers
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_training_starts_from_the_mean_hand_and_empty_maps() -> None:
