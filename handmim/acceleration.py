@@ -82,7 +82,7 @@ def is_supported(matmul_dtype: torch.dtype = torch.float32) -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    if matmul_dtype == torch.bfloat16 and not _has_bfloat16_instructions():
+    if matmul_dtype == torch.bfloat16 and not has_bfloat16_instructions():
         return False
     generator = torch.Generator().manual_seed(0)
     linear = PackedLinear(32, 16)
@@ -97,7 +97,8 @@ def is_supported(matmul_dtype: torch.dtype = torch.float32) -> bool:
     return difference < (1e-5 if matmul_dtype == torch.float32 else 5e-2)
 
 
-def _has_bfloat16_instructions() -> bool:
+def has_bfloat16_instructions() -> bool:
+    """Whether this CPU computes in bfloat16 (AVX512-BF16 or AMX), rather than PyTorch in its stead."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so absent in some releases
     return any(bool(check()) for check in (getattr(torch.cpu, name, None) for name in names) if check is not None)
 

@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     from .errors import HandMIMError
+    from .memory_allocator import keep_freed_memory
 
+    keep_freed_memory()
     try:
         return args.run(args)
     except BrokenPipeError:  # the reader of our output has gone, as in `handmim ... | head`

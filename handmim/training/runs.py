@@ -13,12 +13,17 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from transformers.integrations import is_tensorboard_available
+from transformers.utils import logging
 
+from ..acceleration import has_bfloat16_instructions
 from ..atomic_files import atomic_file
 from ..errors import HandMIMError
+from ..memory_allocator import keep_freed_memory
 from .commands import add_run_options, roots_of
 from .recipe import RecipeError, apply_roots, apply_settings, expand_variables, load_recipe
 from .trainer import RunArguments, RunTrainer
+
+logger = logging.get_logger(__name__)
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
@@ -62,6 +67,8 @@ def read_recipe(
 def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: str | os.PathLike) -> Arguments:
     """The `training` section as arguments; `batch_size` is divided among processes and accumulation steps.
 
+    `bf16` is for processors that have it: on a CPU without such instructions it is passed over, with a warning.
+
     Raises:
         RecipeError: An unknown or impossible value, or a logger that is not installed.
     """
@@ -80,6 +87,11 @@ def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: 
         section["per_device_train_batch_size"] = total // shares
     if "LOCAL_RANK" not in os.environ:  # one process: transformers asks for a process group if it finds a backend
         section.pop("ddp_backend", None)
+    if section.get("bf16") and _bfloat16_is_emulated(section):
+        logger.warning(
+            "training.bf16 is passed over: this CPU has no such instructions and would take many times as long"
+        )
+        section["bf16"] = False
     if "tensorboard" in str(section.get("report_to")) and not is_tensorboard_available():
         raise RecipeError(
             "training.report_to is tensorboard, which is not installed: pip install 'handmim[train]', or "
@@ -89,6 +101,11 @@ def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: 
         return kind(output_dir=str(output_dir), **section)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"training: {error}") from error
+
+
+def _bfloat16_is_emulated(section: Mapping[str, Any]) -> bool:
+    on_cpu = section.get("use_cpu") or not torch.accelerator.is_available()
+    return bool(on_cpu) and not has_bfloat16_instructions()
 
 
 def write_recipe(trainer: RunTrainer, recipe: Mapping[str, Any], output_dir: str | os.PathLike) -> None:
@@ -110,6 +127,7 @@ def run_as_program(
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     add_run_options(parser)
     options = parser.parse_args(argv)
+    keep_freed_memory()
     try:
         run(prepare(options.recipe, roots_of(options), options.settings), options.out)
     except (HandMIMError, OSError, ValueError) as error:
