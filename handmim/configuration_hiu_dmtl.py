@@ -15,6 +15,7 @@ ENCODER_DEPTHS = {1: 13, 2: 5, 4: 1, 8: 1}
 
 DEFAULT_LOSS_WEIGHTS: dict[str, float] = {
     "heatmaps": 1.0,
+    "heatmap_keypoints": 0.0,
     "mask": 1.0,
     "pof": 1.0,
     "bones": 1.0,
@@ -74,7 +75,9 @@ class HIUDMTLConfig(PreTrainedConfig):
         score_head: Adds one logit: the crop shows a right hand. Ours, as in the HandMIM family.
         initializer_range: Standard deviation of the truncated normal of linear layers.
         loss_weights: Weight of each term ("loss weights are ignored" in the paper): ours, chosen so that the terms are
-            of one scale. `heatmaps`, `mask`, `pof`: the backbone's; `bones`, `keypoints_2d`, `silhouette`: the
+            of one scale. `heatmaps`, `mask`, `pof`: the backbone's; `heatmap_keypoints`: equation 1 of the heat maps
+            against the labels, which the paper does not use (0; integral regression, Sun et al., ECCV 2018): what a map
+            says far from its keypoint then no longer draws the mean away; `bones`, `keypoints_2d`, `silhouette`: the
             regressor's; `global_orient`, `hand_pose`, `betas`, `joints`, `vertices`: full labels where a data set has
             them, which the paper does not use (0); `focal`: where the camera is known; `shape_prior`, `pose_prior`:
             keep samples without 3D labels plausible; `self_mask`, `self_keypoints`: the two consistencies of

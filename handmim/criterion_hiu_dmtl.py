@@ -10,6 +10,7 @@ from .configuration_hiu_dmtl import HIUDMTLConfig
 from .layers_handmim import normalise_pixels
 from .layers_hiu_dmtl import soft_argmax
 from .losses import (
+    heatmap_keypoint_loss,
     keypoint_2d_loss,
     keypoint_3d_loss,
     l1_loss,
@@ -66,7 +67,7 @@ class HandUnderstandingLoss:
         with torch.autocast(device.type, enabled=False):
             targets = self.map_targets(labels)
             for stack in stacks:
-                terms = self.map_terms(stack, targets)
+                terms = self.map_terms(stack, targets) | self.integral_terms(stack, labels)
                 if self.faces is not None:
                     terms |= self.label_terms(stack, labels)
                     terms |= self.mask_terms(stack, labels, targets)
@@ -105,6 +106,13 @@ class HandUnderstandingLoss:
         losses = {"heatmaps": map_loss, "pof": map_loss, "mask": mask_loss}
         tasks = [task for task in self.config.tasks if task in targets and self.weights[task]]
         return {task: losses[task](stack[task], targets[task]) for task in tasks}
+
+    def integral_terms(self, stack: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Equation 1 of the heat maps against labelled keypoints."""
+        if not self.weights["heatmap_keypoints"] or "heatmaps" not in stack or "keypoints_2d" not in labels:
+            return {}
+        wanted = normalise_pixels(labels["keypoints_2d"].float(), self.size)
+        return {"heatmap_keypoints": heatmap_keypoint_loss(soft_argmax(stack["heatmaps"]), wanted)}
 
     def label_terms(self, stack: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_3d and L_2d of the regressor, and full labels where they have a weight."""

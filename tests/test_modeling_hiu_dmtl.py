@@ -27,7 +27,17 @@ SMALL: dict[str, Any] = {
     "regressor_hidden_size": 32,
 }
 EVERY_LOSS = dict.fromkeys(
-    ("global_orient", "hand_pose", "betas", "joints", "vertices", "self_mask", "self_keypoints"), 1.0
+    (
+        "global_orient",
+        "hand_pose",
+        "betas",
+        "joints",
+        "vertices",
+        "heatmap_keypoints",
+        "self_mask",
+        "self_keypoints",
+    ),
+    1.0,
 )
 FIELDS = ("heatmaps", "mask", "pof", "vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas")
 
@@ -139,6 +149,19 @@ def test_each_sample_learns_from_the_labels_it_has() -> None:
     assert whole.loss.isfinite()
     for name, value in alone.losses.items():
         torch.testing.assert_close(whole.losses[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_equation_1_learns_from_keypoints_inside_the_crop() -> None:
+    model, inputs = make(loss_weights={"heatmap_keypoints": 1.0}).eval(), synthetic()
+    output = model(**inputs, return_all=True)
+    target = inputs["labels"]["keypoints_2d"].clone()
+    inside = ((target >= -0.5) & (target <= SIZE - 0.5)).all(-1)
+    found = torch.stack([stack["heatmap_keypoints"] for stack in output.stacks])
+    distance = (found - target)[:, inside].abs().mean() / (SIZE / 2)
+    torch.testing.assert_close(output.losses["heatmap_keypoints"], distance, atol=1e-5, rtol=1e-4)
+    inputs["labels"]["keypoints_2d"] = torch.full_like(target, 10.0 * SIZE)
+    assert model(**inputs).losses["heatmap_keypoints"] == 0
+    assert "heatmap_keypoints" not in make().eval()(**inputs).losses
 
 
 def test_self_supervision_is_for_unlabelled_samples_only() -> None:

@@ -29,10 +29,12 @@ USED_BY: dict[str, tuple[str, ...]] = {name: (name,) for name in TRAINING_LABELS
 USED_BY["keypoints_2d"] = ("keypoints_2d", "heatmap", "heatmap_keypoints")
 # The same of HIU-DMTL.
 HIU_USED_BY = USED_BY | {
-    "keypoints_2d": ("keypoints_2d", "heatmaps", "pof"),
+    "keypoints_2d": ("keypoints_2d", "heatmaps", "heatmap_keypoints", "pof"),
     "joints": ("joints", "bones", "pof"),
     "mask": ("mask", "silhouette"),
 }
+# The task whose maps a term is about; all others are about the mesh.
+MAP_TERMS = {task: task for task in TASKS} | {"heatmap_keypoints": "heatmaps"}
 # Keys of an entry that are not the reader's.
 COMMON = {"name", "weight", "labels", "part", "augmentation", "check"}
 # Keys of an entry on disk that are the crops', with their values where they are left out.
@@ -163,7 +165,7 @@ def label_terms(config: Any) -> dict[str, tuple[str, ...]]:
         return USED_BY
     maps = set(config.tasks)
     return {
-        label: tuple(term for term in terms if (term in maps if term in TASKS else config.mesh))
+        label: tuple(term for term in terms if (MAP_TERMS[term] in maps if term in MAP_TERMS else config.mesh))
         for label, terms in HIU_USED_BY.items()
     }
 

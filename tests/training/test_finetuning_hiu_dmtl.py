@@ -179,6 +179,8 @@ class TestWhatIsLearnedFrom:
         assert self.names(tasks=["heatmaps"], mesh=False) == ["keypoints_2d"]
         assert self.names(tasks=["pof"], loss_weights={"silhouette": 0}) == ["joints", "keypoints_2d"]
         assert self.names(loss_weights={"vertices": 1.0})[0] == "vertices"
+        integral = {"heatmaps": 0.0, "heatmap_keypoints": 1.0}
+        assert self.names(tasks=["heatmaps"], mesh=False, loss_weights=integral) == ["keypoints_2d"]
         config = build_model(SMALL | {"tasks": ["mask"], "mesh": False}, seed=0).config
         assert label_terms(config)["joints"] == ()
         with pytest.raises(RecipeError, match="tasks that learn from it are off"):
@@ -271,7 +273,7 @@ def test_command_line_trains_and_evaluates_every_stack(tmp_path: Path, capsys: p
         "training.save_strategy='no'",
         "training.disable_tqdm=true",
     ]
-    words = ["finetune", "hiu-dmtl-ablation-synthetic", "--out", str(out), "--data", f"folder={data}"]
+    words = ["finetune", "hiu-dmtl-ablation-synthetic", "--out", str(out)]
     for setting in (*shape, *short):
         words += ["--set", setting]
     assert main(words) == 0
