@@ -360,10 +360,11 @@ def zoo_table() -> str:
 
 
 def _embedded_checkpoint() -> str:
-    from .hand import EMBEDDED_CHECKPOINT
+    from .hand import embedded_checkpoints
 
-    file = EMBEDDED_CHECKPOINT / "model.safetensors"
-    return f"handmim-tiny-open ({file.stat().st_size / 1e6:.1f} MB)" if file.is_file() else "none in this installation"
+    files = {name: folder / "model.safetensors" for name, folder in embedded_checkpoints().items()}
+    sizes = [f"{name} ({file.stat().st_size / 1e6:.1f} MB)" for name, file in files.items()]
+    return ", ".join(sizes) or "none in this installation"
 
 
 def _detectors() -> str:

@@ -20,7 +20,8 @@ from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_r
 from .images import is_single_image
 from .pipeline_hand_mesh import HandMeshPipeline
 
-EMBEDDED_CHECKPOINT = Path(__file__).parent / "assets" / "handmim-tiny-open"
+ASSETS = Path(__file__).parent / "assets"
+EMBEDDED_CHECKPOINT = ASSETS / "handmim-tiny-open"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 MESH_FORMATS = ("glb", "obj", "ply")
 # glTF has y up and the viewer on +z; the camera frame has y down and looks along +z: half a turn about x.
@@ -198,7 +199,8 @@ class HandMIM:
         """Load a checkpoint.
 
         Args:
-            name: Hub id or folder; None, or "handmim-tiny-open": the checkpoint inside the package.
+            name: Hub id or folder; or one of the checkpoints inside the package, "handmim-tiny-open" (None means it)
+                or "hiu-dmtl-tiny-open".
             device: "cpu", "cuda", "cuda:1", ...; None: CUDA if there is any.
             dtype: of the network, e.g. "bfloat16"; None: float32. The hand model always computes in float32. On a CPU
                 in float32 the linear layers are made faster, see `acceleration`; the weights stay what they are.
@@ -285,17 +287,26 @@ class HandMIM:
         return hands[0] if is_single_image(images) else hands
 
 
+def embedded_checkpoints() -> dict[str, Path]:
+    """Name -> folder of the checkpoints inside the package, the default one first."""
+    folders = [file.parent for file in sorted(ASSETS.glob("*/model.safetensors"))]
+    return {folder.name: folder for folder in sorted(folders, key=lambda folder: folder != EMBEDDED_CHECKPOINT)}
+
+
 def checkpoint_source(name: str | os.PathLike | None) -> str | os.PathLike:
-    """What a name stands for: the checkpoint in the package for its own name (unless a folder has it) and for None.
+    """What a name stands for: a checkpoint in the package, unless a folder has that name; for None the default one.
 
     Raises:
-        ModelError: It is meant, but this installation has none.
+        ModelError: The default one is meant, but this installation has none.
     """
-    if name is not None and (os.fspath(name) != EMBEDDED_CHECKPOINT.name or Path(name).exists()):
+    if name is not None and Path(name).exists():
         return name
-    if not (EMBEDDED_CHECKPOINT / "model.safetensors").is_file():
+    short = EMBEDDED_CHECKPOINT.name if name is None else os.fspath(name)
+    if short in (embedded := embedded_checkpoints()):
+        return embedded[short]
+    if short == EMBEDDED_CHECKPOINT.name:
         raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")
-    return EMBEDDED_CHECKPOINT
+    return name
 
 
 def load_network(

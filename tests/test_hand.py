@@ -197,6 +197,9 @@ def test_the_package_s_checkpoint_goes_by_its_name(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for name in (None, "handmim-tiny-open", Path("handmim-tiny-open")):
         assert handmim.hand.checkpoint_source(name) == handmim.hand.EMBEDDED_CHECKPOINT
+    assert list(handmim.hand.embedded_checkpoints())[0] == "handmim-tiny-open"
+    for name, folder in handmim.hand.embedded_checkpoints().items():
+        assert handmim.hand.checkpoint_source(name) == folder and (folder / "model.safetensors").is_file()
     assert handmim.hand.checkpoint_source("org/handmim-tiny-open") == "org/handmim-tiny-open"
     (tmp_path / "handmim-tiny-open").mkdir()  # the user's own folder comes first
     assert handmim.hand.checkpoint_source("handmim-tiny-open") == "handmim-tiny-open"
