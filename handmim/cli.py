@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .exchange_commands import add_commands as add_exchange
     from .feature_commands import add_commands as add_features
     from .publish_commands import add_commands as add_publish
+    from .synthesis_commands import add_commands as add_synthesis
     from .training.commands import add_commands as add_training
 
     parser = argparse.ArgumentParser(prog="handmim", description="3D hand meshes from single pictures.")
@@ -62,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_demo(commands)
     _add_mano(commands)
-    _add_synthesize(commands)
+    add_synthesis(commands)
     add_training(commands)
     add_features(commands)
     add_evaluation(commands)
@@ -125,31 +126,6 @@ def _add_mano(commands: Any) -> None:
     install.set_defaults(run=run_mano_install)
 
 
-def _add_synthesize(commands: Any) -> None:
-    synthesize = commands.add_parser("synthesize", help="make labelled synthetic images")
-    synthesize.add_argument("count", type=positive, metavar="N", help="how many")
-    synthesize.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
-    synthesize.add_argument("--size", type=positive, default=128, metavar="PX", help="side (default: 128)")
-    synthesize.add_argument("--seed", type=int, default=0, help="of the series (default: 0)")
-    synthesize.add_argument("--start", type=int, default=0, metavar="I", help="index of the first image (default: 0)")
-    synthesize.add_argument(
-        "--split", choices=("labels", "train", "val", "test"), default="labels", help="name of the label files"
-    )
-    synthesize.add_argument(
-        "--betas",
-        type=parse_betas,
-        metavar="B0,...,B9",
-        help="shape of all hands, as --betas=1,-2,... (default: random)",
-    )
-    synthesize.add_argument(
-        "--variety",
-        choices=("full", "plain"),
-        default="full",
-        help="plain: one right hand held up before an ideal camera, in every picture (default: full)",
-    )
-    synthesize.set_defaults(run=run_synthesize)
-
-
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="Hub id or folder (default: the checkpoint in the package)")
     add_revision_option(parser)
@@ -198,17 +174,6 @@ def parse_box(text: str) -> list[float]:
     if len(values) != 4:
         raise argparse.ArgumentTypeError(f"expected x0,y0,x1,y1, got {text!r}")
     return values
-
-
-def parse_betas(text: str) -> list[float]:
-    """'b0,...,b9' as ten numbers; further ones are 0."""
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not 1 <= len(values) <= 10:
-        raise argparse.ArgumentTypeError(f"expected up to ten numbers b0,b1,..., got {text!r}")
-    return values + [0.0] * (10 - len(values))
 
 
 def positive(text: str) -> int:
@@ -263,13 +228,6 @@ def run_mano_install(args: argparse.Namespace) -> int:
 
     print(f"installed {install_mano(args.file, args.side)}")
     return 0
-
-
-def run_synthesize(args: argparse.Namespace) -> int:
-    """`handmim synthesize`."""
-    from .commands import synthesize
-
-    return synthesize(args)
 
 
 def run_info(args: argparse.Namespace) -> int:

@@ -22,11 +22,8 @@ from .result_files import write_results
 if TYPE_CHECKING:
     from .detection import HandDetector
     from .hand import Hand, HandMIM
-    from .synthesis.generator import SyntheticBatch
 
 DEMO_SIZE = 256
-SERIES_CHUNK = 64
-SERIES_LABELS = ("global_orient", "hand_pose", "betas", "joints", "keypoints_2d", "visibility", "hand")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,7 +224,7 @@ def _summary(images: int, failed: int, hands: int) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# demo, synthesize
+# demo
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -261,64 +258,6 @@ def demo(args: argparse.Namespace) -> int:
 def millimetres(points: Any, truth: Any) -> float:
     """Mean distance of (21, 3) points from the truth, metres -> mm."""
     return float((points - truth).norm(dim=-1).mean()) * 1000
-
-
-def synthesize(args: argparse.Namespace) -> int:
-    """`handmim synthesize`: pictures and masks as PNG, their labels twice.
-
-    `labels.npz` has one row a picture; `labels.jsonl` one line for each right hand, so that the folder is a data set
-    (`handmim/training/datasets/folder.py`).
-    """
-    import torch
-    from PIL import Image
-    from tqdm import tqdm
-
-    from .atomic_files import atomic_file
-    from .hand import png_bytes
-    from .synthesis import generate
-
-    for folder in ("images", "masks"):
-        (args.out / folder).mkdir(parents=True, exist_ok=True)
-    indices = range(args.start, args.start + args.count)
-    columns: dict[str, list[np.ndarray]] = {}
-    lines: list[str] = []
-    betas = None if args.betas is None else torch.tensor(args.betas)
-    with tqdm(total=args.count, unit="image", file=sys.stderr, disable=None) as bar:
-        for start in range(0, args.count, SERIES_CHUNK):
-            part = indices[start : start + SERIES_CHUNK]
-            batch = generate(args.seed, part, size=args.size, betas=betas, variety=args.variety)
-            lines += label_lines(batch, part)
-            for index, pixels, mask in zip(part, batch.images.numpy(), batch.mask.numpy(), strict=True):
-                for folder, picture in (("images", pixels), ("masks", mask)):
-                    with atomic_file(args.out / folder / f"{index:08d}.png") as file:
-                        file.write(png_bytes(Image.fromarray(picture)))
-            columns.setdefault("intrinsics", []).append(batch.intrinsics.numpy())
-            for name in SERIES_LABELS:
-                columns.setdefault(name, []).append(batch.labels[name].numpy())
-            bar.update(len(part))
-    with atomic_file(args.out / f"{args.split}.jsonl") as file:
-        file.write("".join(lines).encode())
-    with atomic_file(args.out / f"{args.split}.npz") as file:
-        np.savez(file, index=np.array(indices), **{name: np.concatenate(parts) for name, parts in columns.items()})
-    print(f"wrote {args.count} images and masks, {args.split}.npz and {args.split}.jsonl to {args.out}")
-    return 0
-
-
-def label_lines(batch: "SyntheticBatch", indices: range) -> Iterator[str]:
-    """A line of JSON for each picture that shows a right hand, as `folder.py` reads them."""
-    from .geometry import matrix_to_axis_angle
-
-    labels = dict(batch.labels) | {"intrinsics": batch.intrinsics}
-    for name in ("global_orient", "hand_pose"):
-        labels[name] = matrix_to_axis_angle(labels[name])
-    for row, index in enumerate(indices):
-        if labels["hand"][row] != 1:
-            continue
-        line: dict[str, Any] = {"id": f"{index:08d}", "image": f"images/{index:08d}.png", "handedness": "right"}
-        line |= {"mask": f"masks/{index:08d}.png", "hand_model": "open"}
-        for name in ("intrinsics", "keypoints_2d", "joints", "global_orient", "hand_pose", "betas"):
-            line[name] = np.round(labels[name][row].double().numpy(), 6).tolist()
-        yield json.dumps(line) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

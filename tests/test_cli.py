@@ -207,10 +207,14 @@ def check_synthesize(folder: Path) -> None:
             np.testing.assert_allclose(a[name][3:], b[name], rtol=1e-4, atol=1e-5)
 
 
-def test_synthesize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handmim.synthesis, "generate", fake_generate)
-    monkeypatch.setattr(handmim.commands, "SERIES_CHUNK", 2)
+def test_synthesize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(handmim.synthesis.series, "generate", fake_generate)
+    monkeypatch.setattr(handmim.synthesis.series, "CHUNK", 2)
     check_synthesize(tmp_path)
+    assert main(["synthesize", "5", "--out", str(tmp_path / "a"), "--size", "64", "--seed", "3"]) == 0
+    assert "holds these 5 images of the split labels already" in capsys.readouterr().out
+    assert main(["synthesize", "5", "--out", str(tmp_path / "a"), "--size", "64", "--seed", "4"]) == 1
+    assert "was begun with seed 3, not 4" in capsys.readouterr().err
 
 
 @pytest.mark.slow

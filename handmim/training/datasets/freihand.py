@@ -52,6 +52,8 @@ class FreiHAND(HandReader):
             once.
         hand_model_path: MANO file or folder, looked up when None. Parameters are relative to MANO's mean pose, so they
             can be read with that file only.
+        meshes: False leaves out what belongs to MANO, vertices and parameters; any hand model then learns from the
+            joints. For folders in this layout that have none (`handmim synthesize --layout freihand`).
 
     Attributes:
         notes: What the user should know.
@@ -70,6 +72,7 @@ class FreiHAND(HandReader):
         *,
         versions: Sequence[str] = VERSIONS,
         hand_model_path: str | Path | None = None,
+        meshes: bool = True,
     ) -> None:
         super().__init__(root, split)
         unknown = sorted(set(versions) - set(VERSIONS))
@@ -77,13 +80,20 @@ class FreiHAND(HandReader):
             raise DataError(f"versions of freihand must be some of {', '.join(VERSIONS)}, got {versions!r}")
         self.versions = tuple(versions) if self.split == "training" else VERSIONS[:1]
         self.notes: list[str] = []
-        files = {key: self.root / f"{self.split}_{key}.json" for key in ("xyz", "K", "verts")}
+        keys = ("xyz", "K", "verts") if meshes else ("xyz", "K")
+        files = {key: self.root / f"{self.split}_{key}.json" for key in keys}
         for key, path in files.items():
-            require(path, f"{LABEL_FILES[key]} of freihand, split {self.split}; unpack {ARCHIVES[self.split]} there")
+            hint = ", or do without with meshes=False" if key == "verts" else ""
+            what = f"{LABEL_FILES[key]} of freihand, split {self.split}; unpack {ARCHIVES[self.split]} there{hint}"
+            require(path, what)
         self.joints = read_array(files["xyz"], (21, 3))
         self.intrinsics = read_array(files["K"], (3, 3))
         self.count = check_counts({files["xyz"]: len(self.joints), files["K"]: len(self.intrinsics)})
         self._check(files)
+        self.vertices, self.parameters = None, {}
+        if not meshes:
+            self.hand_model = None
+            return
         self.vertices = read_array(files["verts"], (778, 3))
         check_counts({files["xyz"]: self.count, files["verts"]: len(self.vertices)})
         check_depth(self.vertices, files["verts"], "vertices", self._name)
@@ -161,11 +171,10 @@ class FreiHAND(HandReader):
             raise IndexError(f"index must be below {len(self)}, got {index}")
         version, row = divmod(index % len(self), self.count)
         number = VERSIONS.index(self.versions[version]) * self.count + row
-        labels = {
-            "joints": self.joints[row],
-            "vertices": self.vertices[row],
-            "keypoints_2d": project_points(self.joints[row], self.intrinsics[row]),
-        }
+        joints = self.joints[row]
+        labels = {"joints": joints, "keypoints_2d": project_points(joints, self.intrinsics[row])}
+        if self.vertices is not None:
+            labels["vertices"] = self.vertices[row]
         labels |= {name: values[row] for name, values in self.parameters.items()}
         return HandSample(
             id=self._name(number),
