@@ -29,7 +29,7 @@ from .recipe import RecipeError
 logger = logging.get_logger(__name__)
 
 STARTS = ("size", "checkpoint", "pretrained")
-OPTIONS = ("family", "revision", "timm", "frozen_blocks", "hand_model_path")
+OPTIONS = ("family", "revision", "timm", "frozen_blocks", "frozen_backbone", "hand_model_path")
 
 
 class Family(NamedTuple):
@@ -57,7 +57,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
 
     Args:
         section: `model` of the recipe. Of `family: hiu-dmtl`: fields of `HIUDMTLConfig`, of which `num_stacks` says the
-            size, perhaps with checkpoint and hand_model_path as below. Otherwise one of
+            size, perhaps with checkpoint, frozen_backbone and hand_model_path as below. Otherwise one of
             size: a new network (`HandMIMConfig.from_size`);
             checkpoint: a mesh model, folder or Hub name, or the name of the one in the package;
             pretrained: a pre-trained backbone, folder or Hub name: the head is new;
@@ -66,6 +66,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
                 a name that timm knows and loads (`backbone_weights`);
             frozen_blocks: see `freeze_blocks`;
+            frozen_backbone: true trains what reads the backbone alone, the mesh head or the regressor, several times as
+                many samples a minute; of either family;
             hand_model_path: of MANO's file, for `hand_model: mano`;
             further fields of `HandMIMConfig`.
         seed: Of new weights, which depend on nothing else.
@@ -82,6 +84,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
     hub_options = _hub_options(section)
     section.pop("revision", None)
     timm_weights, frozen = section.pop("timm", None), section.pop("frozen_blocks", None)
+    frozen_backbone = section.pop("frozen_backbone", False)
     hand_model_path = section.pop("hand_model_path", None)
     torch.manual_seed(seed)
     if starts in ([], ["size"]):
@@ -105,6 +108,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
         logger.warning(str(report))
     if frozen is not None:
         freeze_blocks(model, frozen)
+    if frozen_backbone is not False:
+        freeze_backbone(model, frozen_backbone)
     return model
 
 
@@ -222,6 +227,19 @@ def freeze_blocks(model: HandMIMForMeshEstimation, blocks: int) -> None:
     encoder.pos_embed.requires_grad_(False)
     for module in (encoder.patch_embed, *encoder.blocks[:blocks]):
         stay_in_evaluation(module.requires_grad_(False))
+
+
+def freeze_backbone(model: HandPreTrainedModel, frozen: bool) -> None:
+    """Keep the whole backbone as it is, in evaluation mode: the running averages of batch norm stay, too.
+
+    Raises:
+        RecipeError: Not true or false; or nothing is left to learn.
+    """
+    if frozen is not True:
+        raise RecipeError(f"model.frozen_backbone must be true or false, got {frozen!r}")
+    if not hasattr(model, "hand_model"):
+        raise RecipeError("model.frozen_backbone is true, but without a mesh (model.mesh: false) nothing else learns")
+    stay_in_evaluation(model.backbone.requires_grad_(False))
 
 
 def stay_in_evaluation(module: nn.Module) -> None:

@@ -173,3 +173,32 @@ class TestLayerDecay:
     def test_layers_by_name(self):
         assert layer_of("module.backbone.encoder.blocks.11.norm1.weight", 13) == 12
         assert layer_of("encoder.cls_token", 13) == 0 and layer_of("rectifiers.0.reduce1.weight", 13) == 13
+
+
+class TestFrozenBackbone:
+    """The head alone learns, of either family."""
+
+    HIU = {
+        "family": "hiu-dmtl", "image_size": 32, "hidden_size": 8, "num_stacks": 2, "encoder_depth": 1,
+        "encoder_levels": 1, "regressor_channels": [8, 8], "regressor_hidden_size": 16,
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("section", [small_section(frozen_backbone=True), HIU | {"frozen_backbone": True}])
+    def test_only_the_head_changes(self, section):
+        model = build_model(section, seed=0).train()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+        size = model.config.image_size
+        labels = {"keypoints_2d": torch.full((2, 21, 2), size / 4), "hand": torch.ones(2)}
+        labels["joints"] = torch.randn(2, 21, 3, generator=torch.Generator().manual_seed(0))
+        pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+        model(pixel_values=pixels, labels=labels).loss.backward()
+        optimizer.step()
+        changed = {name.split(".")[0] for name, value in model.state_dict().items() if not value.equal(before[name])}
+        assert changed and "backbone" not in changed
+
+    def test_what_cannot_be_is_told(self):
+        with pytest.raises(RecipeError, match="frozen_backbone must be true or false, got 'yes'"):
+            build_model(self.HIU | {"frozen_backbone": "yes"}, seed=0)
+        with pytest.raises(RecipeError, match="without a mesh"):
+            build_model(self.HIU | {"frozen_backbone": True, "mesh": False}, seed=0)
