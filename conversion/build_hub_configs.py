@@ -71,6 +71,8 @@ def definitions() -> list[Definition]:
     for stacks in (1, 2, 4, 8):
         name = f"hiu-dmtl-{stacks}stack"
         found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), RESEARCH, name))
+    name = "hiu-dmtl-tiny-open"
+    found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), FREE, name))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fabricate_datasets import hiu_data
 from fabricate_datasets.freihand import write_freihand
 from fabricate_datasets.ho3d import write_ho3d
 from fabricate_datasets.scenes import make_scenes, write_mano
+from PIL import Image
 from safetensors.torch import load_file
 
 from handmim import HandMIMConfig, HandMIMForMeshEstimation, HIUDMTLForHandUnderstanding
@@ -97,7 +99,7 @@ def test_recipe_runs_on_its_miniature(name, roots, backbone, tmp_path):
     assert first.requires_grad == ("frozen_blocks" not in raw["model"])
 
 
-@pytest.mark.parametrize("name", [name for name in HIU if not name.endswith("synthetic")])
+@pytest.mark.parametrize("name", [name for name in HIU if "synthetic" not in name and "open" not in name])
 def test_hiu_dmtl_recipe_runs_on_its_miniature(name, roots, tmp_path):
     raw = load_recipe(name)
     settings = [*SHORT, "training.max_steps=1", "training.eval_strategy='no'", f"model.hand_model_path={roots['mano']}"]
@@ -112,6 +114,44 @@ def test_hiu_dmtl_recipe_runs_on_its_miniature(name, roots, tmp_path):
     assert list(released.config.tasks) == section.get("tasks", ["heatmaps", "mask", "pof"])
     assert released.config.mesh == section.get("mesh", True)
     assert released.config.task_attention == section.get("task_attention", True)
+
+
+def test_the_open_hiu_dmtl_checkpoint_is_made_in_three_stages(tmp_path, monkeypatch):
+    """From small crops to larger ones, rendered hands and photographs of hands; at last the regressor alone."""
+    for part in ("phone_gestures", "asl_letters", "sign_digits"):
+        write_photographs(tmp_path / "hands" / part)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.effect_noise((64, 64), 90).save(photos / "wall.png")
+    monkeypatch.setenv("HANDS", str(tmp_path / "hands"))
+    monkeypatch.setenv("BACKGROUND_PHOTOS", str(photos))
+    monkeypatch.setenv("HIU_DMTL_FIRST", str(tmp_path / "first" / "release"))
+    monkeypatch.setenv("HIU_DMTL_SECOND", str(tmp_path / "release"))
+    sizes = TINY_HIU | {"hidden_size": 16}
+    small = [f"model.{key}={value}" for key, value in sizes.items() if key != "image_size"]
+    settings = [*SHORT, "training.max_steps=1", "training.batch_size=8", *small]
+    stages = (("hiu-dmtl-tiny-open-first", 16), ("hiu-dmtl-tiny-open", 24), ("hiu-dmtl-tiny-open-regressor", 24))
+    for name, side in stages:
+        out = tmp_path / name.removeprefix("hiu-dmtl-tiny-open").lstrip("-")
+        finetune(prepare_recipe(name, {}, [*settings, f"model.image_size={side}"]), out)
+    released = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "release")
+    assert released.config.image_size == 24 and released.config.loss_weights["silhouette"] == 0.5
+    first = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "first" / "release")
+    assert first.config.loss_weights["silhouette"] == 0 and first.config.loss_weights["heatmaps"] == 20
+    last = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "regressor" / "release").state_dict()
+    changed = {key.split(".")[0] for key, value in released.state_dict().items() if not value.equal(last[key])}
+    assert changed == {"regressor"}
+
+
+def write_photographs(folder: Path) -> None:
+    """Two pictures with keypoints."""
+    folder.mkdir(parents=True)
+    points = [[10.0 + joint, 40.0 - joint] for joint in range(21)]
+    lines = []
+    for number in range(2):
+        Image.new("RGB", (48, 48), (90, 60 + number, 50)).save(folder / f"{number}.png")
+        lines.append({"image": f"{number}.png", "handedness": "right", "keypoints_2d": points})
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_hiu_dmtl_tables_are_complete():
