@@ -95,7 +95,7 @@ def test_output_of_several_images() -> None:
     }
     assert out.mirrored.tolist() == [True, False, False] and out.image_index.tolist() == [0, 0, 1]
     np.testing.assert_allclose(out.image_intrinsics[1], camera)
-    assert out.pixel_values.abs().max() <= 1
+    assert out.pixel_values.abs().max() <= 1 + 1e-6  # processors with fused multiply-add round otherwise
     numpy = processor(picture(), return_tensors="np")
     assert all(isinstance(value, np.ndarray) for value in numpy.values())
 
