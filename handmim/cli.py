@@ -127,7 +127,11 @@ def _add_mano(commands: Any) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="M", help="Hub id or folder (default: the checkpoint in the package)")
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="Hub id, folder, or a checkpoint in the package (default: handmim-tiny-open)",
+    )
     add_revision_option(parser)
     parser.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")

@@ -137,7 +137,16 @@ def test_nothing_is_written_over(changes: dict, message: str, tmp_path: Path) ->
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', '{"format": "handmim series 1", "splits": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        '{"format": 3}',
+        '{"format": "handmim series 1", "splits": {"a": 1}}',
+        '{"format": "handmim series 1", "splits": {"a": {"start": "0", "count": 5}}}',
+    ],
+)
 def test_a_strange_manifest_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(DataError, match="synthesis.json is not one that handmim synthesize wrote"):

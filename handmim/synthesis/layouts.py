@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ BOX_MARGIN = 0.12  # of the longer side of the joints' box, added around for the
 SCALE_BONE = (9, 10)
 
 
-class Layout:
+class Layout(ABC):
     """Where the files of one split go. Numbers count the split's pictures from 0, indices those of the generator.
 
     Args:
@@ -46,21 +47,21 @@ class Layout:
     def __init__(self, root: Path, split: str) -> None:
         self.root, self.split = root, self.splits[split]
 
+    @abstractmethod
     def folders(self) -> list[Path]:
-        """Those that pictures are written to."""
-        raise NotImplementedError
+        """Those that files are written to, below the root."""
 
+    @abstractmethod
     def label_files(self) -> list[Path]:
         """Those that `write_labels` writes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_picture(self, number: int, index: int, pixels: np.ndarray, mask: np.ndarray) -> None:
         """One picture (S, S, 3) uint8 and its hand's pixels (S, S) bool."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_labels(self, columns: Mapping[str, np.ndarray]) -> None:
         """All labels of the split: `index` (N,), `size`, and by name what `SyntheticBatch` has, N rows each."""
-        raise NotImplementedError
 
 
 class FolderLayout(Layout):

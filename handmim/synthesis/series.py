@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -127,11 +129,7 @@ def read_part(path: Path, count: int) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as part:
             columns = {name: part[name] for name in ("intrinsics", *LABELS)}
-    except (OSError, ValueError, KeyError, EOFError):
-        return None
-    except Exception as error:  # a damaged archive raises zipfile's and zlib's own errors
-        if type(error).__module__ not in ("zipfile", "zlib"):
-            raise
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, BadZipFile, zlib.error):
         return None
     return columns if all(len(values) == count for values in columns.values()) else None
 
@@ -153,7 +151,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ValueError("too large")
         manifest = json.loads(path.read_bytes())
-        if manifest["format"] != FORMAT or not all(isinstance(s, dict) for s in manifest["splits"].values()):
+        ranges = [split[name] for split in manifest["splits"].values() for name in ("start", "count")]
+        if manifest["format"] != FORMAT or not all(type(number) is int for number in ranges):
             raise ValueError("another format")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not one that handmim synthesize wrote ({error}); choose another folder") from error
@@ -196,7 +195,7 @@ def check_neighbours(root: Path, manifest: dict[str, Any], series: Series) -> No
         return
     mine = series.settings()
     for name, other in manifest["splits"].items():
-        start, count = other.get("start", 0), other.get("count", 0)
+        start, count = other["start"], other["count"]
         overlap = start < series.start + series.count and series.start < start + count
         differs = any(other.get(key) != mine[key] for key in ("seed", "size", "variety", "betas"))
         if overlap and differs:
