@@ -11,7 +11,7 @@ from PIL import Image
 from stub_network import StubNetwork, picture
 
 import handmim.commands
-import handmim.synthesis
+import handmim.synthesis.series
 from handmim.cli import build_parser, main
 from handmim.commands import output_stems
 
