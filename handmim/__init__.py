@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .configuration_hand_detector import HandDetectorConfig
     from .configuration_handmim import HandMIMConfig
     from .configuration_pretraining_handmim import HandMIMPreTrainingConfig
     from .errors import HandMIMError, ImageError, InputError, ModelError
     from .hand import Hand, HandMIM
     from .hand_model import HandModel, HandModelOutput
+    from .image_processing_hand_detector import HandDetectorImageProcessor
     from .image_processing_handmim import HandMIMImageProcessor
+    from .modeling_hand_detector import HandDetectorForObjectDetection
     from .modeling_handmim import HandMIMForMeshEstimation, HandMIMModel
     from .modeling_hiu_dmtl import HIUDMTLForHandUnderstanding, HIUDMTLModel
     from .modeling_pretraining_handmim import HandMIMForPreTraining
@@ -36,6 +39,9 @@ _HOME = {
     "HIUDMTLModel": "modeling_hiu_dmtl",
     "HIUDMTLForHandUnderstanding": "modeling_hiu_dmtl",
     "HandMIMImageProcessor": "image_processing_handmim",
+    "HandDetectorConfig": "configuration_hand_detector",
+    "HandDetectorForObjectDetection": "modeling_hand_detector",
+    "HandDetectorImageProcessor": "image_processing_hand_detector",
     "HandMeshPipeline": "pipeline_hand_mesh",
     "HandMIMError": "errors",
     "ImageError": "errors",
@@ -49,6 +55,9 @@ __all__ = [
     "HIUDMTLForHandUnderstanding",
     "HIUDMTLModel",
     "Hand",
+    "HandDetectorConfig",
+    "HandDetectorForObjectDetection",
+    "HandDetectorImageProcessor",
     "HandMIM",
     "HandMIMConfig",
     "HandMIMError",
@@ -116,21 +125,32 @@ class _HIUDMTLByArchitecture(_ByArchitecture):
     names = ("HIUDMTLForHandUnderstanding", "HIUDMTLModel")
 
 
+class _DetectorByArchitecture(_ByArchitecture):
+    names = ("HandDetectorForObjectDetection",)
+
+
 @cache
 def register() -> None:
     """Make config, models, image processor and pipeline known to transformers. Importing the package does it."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
     from transformers.pipelines import PIPELINE_REGISTRY
 
+    from .configuration_hand_detector import HandDetectorConfig
     from .configuration_handmim import HandMIMConfig
     from .configuration_hiu_dmtl import HIUDMTLConfig
+    from .image_processing_hand_detector import HandDetectorImageProcessor
     from .image_processing_handmim import HandMIMImageProcessor
     from .pipeline_hand_mesh import HandMeshPipeline
 
-    processors = {"pil": HandMIMImageProcessor, "torchvision": HandMIMImageProcessor}
-    for config, models in ((HandMIMConfig, _HandMIMByArchitecture), (HIUDMTLConfig, _HIUDMTLByArchitecture)):
+    families = (
+        (HandMIMConfig, AutoModel, _HandMIMByArchitecture, HandMIMImageProcessor),
+        (HIUDMTLConfig, AutoModel, _HIUDMTLByArchitecture, HandMIMImageProcessor),
+        (HandDetectorConfig, AutoModelForObjectDetection, _DetectorByArchitecture, HandDetectorImageProcessor),
+    )
+    for config, auto, models, processor in families:
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, models, exist_ok=True)
+        auto.register(config, models, exist_ok=True)
+        processors = {"pil": processor, "torchvision": processor}
         AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=HandMeshPipeline, pt_model=AutoModel)
 

@@ -18,6 +18,7 @@ from .errors import InputError, ModelError
 from .hub_errors import checkpoint_errors, commit_hash, has_file
 from .image_processing_handmim import HandMIMImageProcessor, HandRequest, hand_requests
 from .images import is_single_image
+from .open_detector import EMBEDDED_DETECTOR
 from .pipeline_hand_mesh import HandMeshPipeline
 
 ASSETS = Path(__file__).parent / "assets"
@@ -288,9 +289,11 @@ class HandMIM:
 
 
 def embedded_checkpoints() -> dict[str, Path]:
-    """Name -> folder of the checkpoints inside the package, the default one first."""
-    folders = [file.parent for file in sorted(ASSETS.glob("*/model.safetensors"))]
-    return {folder.name: folder for folder in sorted(folders, key=lambda folder: folder != EMBEDDED_CHECKPOINT)}
+    """Name -> folder of the mesh checkpoints inside the package, the default one first."""
+    folders = {file.parent for file in ASSETS.glob("*/model.safetensors")} - {EMBEDDED_DETECTOR}
+    return {
+        folder.name: folder for folder in sorted(folders, key=lambda folder: (folder != EMBEDDED_CHECKPOINT, folder))
+    }
 
 
 def checkpoint_source(name: str | os.PathLike | None) -> str | os.PathLike:

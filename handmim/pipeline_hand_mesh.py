@@ -18,8 +18,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BatchFeature, Pipeline
 
-from .detection import JOINT_MARGIN, HandDetector, box_around, clip_box, resolve_detector
+from .detection import HandDetector, resolve_detector
 from .errors import InputError, ModelError
+from .hand_boxes import JOINT_MARGIN, box_around, clip_box
 from .hand_maps import map_names
 from .image_processing_handmim import (
     HandRequest,

@@ -92,7 +92,7 @@ def test_the_detector_is_named(predict, photo: Path, capsys: pytest.CaptureFixtu
     assert "hands are looked for by whole-image\n" in capsys.readouterr().err
     predict(photo, "--box", "10,10,60,60")
     assert "looked for" not in capsys.readouterr().err
-    monkeypatch.setattr("handmim.detection.find_spec", lambda name: None)  # no mediapipe
+    monkeypatch.setattr("handmim.mediapipe_detector.find_spec", lambda name: None)  # no mediapipe
     monkeypatch.delenv("HANDMIM_MEDIAPIPE_TASK", raising=False)
     predict(photo, "--detector", "auto")
     assert "by whole-image (mediapipe is not installed; pip install handmim[detect])\n" in capsys.readouterr().err

@@ -10,23 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from handmim import detection
+from handmim import detection, mediapipe_detector
 from handmim.detection import (
-    Detection,
-    DetectorUnavailableError,
     GivenBoxes,
     HandDetector,
     HubDetector,
-    MediaPipeDetector,
     WholeImage,
     available_detectors,
-    box_around,
-    clip_box,
     hand_labels,
-    overlap_of,
     resolve_detector,
 )
 from handmim.errors import InputError
+from handmim.hand_boxes import Detection, box_around, clip_box, overlap_of
+from handmim.mediapipe_detector import DetectorUnavailableError, MediaPipeDetector
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
 POINTS = [SimpleNamespace(x=0.25, y=0.5), SimpleNamespace(x=0.5, y=0.75)]
@@ -34,8 +30,8 @@ POINTS = [SimpleNamespace(x=0.25, y=0.5), SimpleNamespace(x=0.5, y=0.75)]
 
 @pytest.fixture()
 def no_mediapipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(detection.TASK_FILE_VARIABLE, raising=False)
-    monkeypatch.setattr(detection, "find_spec", lambda name: None)
+    monkeypatch.delenv(mediapipe_detector.TASK_FILE_VARIABLE, raising=False)
+    monkeypatch.setattr(mediapipe_detector, "find_spec", lambda name: None)
 
 
 @pytest.fixture()
@@ -74,8 +70,8 @@ def mediapipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTy
         "mediapipe.tasks.python": python,
     }.items():
         monkeypatch.setitem(sys.modules, name, part)
-    monkeypatch.setattr(detection, "find_spec", lambda name: module.__spec__)
-    monkeypatch.delenv(detection.TASK_FILE_VARIABLE, raising=False)
+    monkeypatch.setattr(mediapipe_detector, "find_spec", lambda name: module.__spec__)
+    monkeypatch.delenv(mediapipe_detector.TASK_FILE_VARIABLE, raising=False)
     return module
 
 
@@ -137,13 +133,13 @@ def test_mediapipe_of_new_wheels_needs_its_task_file(
     mediapipe: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     assert resolve_detector("auto").name == "whole-image" and available_detectors() == ["whole-image"]
-    with pytest.raises(DetectorUnavailableError, match=detection.TASK_FILE_VARIABLE):
+    with pytest.raises(DetectorUnavailableError, match=mediapipe_detector.TASK_FILE_VARIABLE):
         MediaPipeDetector()
     with pytest.raises(DetectorUnavailableError, match="does not exist"):
         MediaPipeDetector(tmp_path / "absent.task")
-    task = tmp_path / detection.TASK_FILE_NAME
+    task = tmp_path / mediapipe_detector.TASK_FILE_NAME
     task.touch()
-    monkeypatch.setenv(detection.TASK_FILE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(mediapipe_detector.TASK_FILE_VARIABLE, str(tmp_path))
     assert available_detectors() == ["mediapipe", "whole-image"]
     (found,) = resolve_detector("mediapipe").detect(IMAGE)
     assert found.handedness == "right"
@@ -157,7 +153,7 @@ def test_models_in_the_wheel_go_before_the_environment(
     carry_models(mediapipe)
     task = tmp_path / "other.task"
     task.touch()
-    monkeypatch.setenv(detection.TASK_FILE_VARIABLE, str(task))
+    monkeypatch.setenv(mediapipe_detector.TASK_FILE_VARIABLE, str(task))
     assert MediaPipeDetector().task_file is None
     assert MediaPipeDetector(task).task_file == task
     task.unlink()

@@ -12,7 +12,7 @@ from stub_network import picture, ramp, stub_model
 from transformers import pipeline
 
 from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
-from handmim.detection import Detection
+from handmim.hand_boxes import Detection
 from handmim.pipeline_hand_mesh import hand_box
 
 WIDTH, HEIGHT = 160, 120

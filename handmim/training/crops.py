@@ -28,8 +28,9 @@ import numpy as np
 from PIL import Image
 
 from ..atomic_files import atomic_file
-from ..detection import Detection, GivenBoxes, HandDetector, resolve_detector
+from ..detection import GivenBoxes, HandDetector, resolve_detector
 from ..errors import DataError, ImageError, InputError
+from ..hand_boxes import Detection
 from ..images import LoadedImage, load_image
 from .datasets.files import load_lines
 from .datasets.images import MANIFEST, MAX_MANIFEST_BYTES, box_side, cut_square, find_pictures, parse_record

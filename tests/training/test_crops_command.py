@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from handmim.cli import main
-from handmim.detection import Detection
+from handmim.hand_boxes import Detection
 from handmim.training import crops
 from handmim.training.datasets.images import CropImages
 

@@ -1,0 +1,202 @@
+"""The hand detector: a photo in, boxes and sides of its hands out; one small convolutional network.
+
+What its numbers are and where they are from stands in `configuration_hand_detector`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_hand_detector import HandDetectorConfig
+from .losses_detection import box_loss, cell_centres, centre_loss, detection_targets, side_loss
+
+# Logarithms of distances beyond this are no hand's, and would overflow in half precision.
+MAX_LOG_DISTANCE = 4.0
+
+
+@dataclass
+class HandDetectorOutput(ModelOutput):
+    """What every cell of the grid says; h = w = image_size / 8.
+
+    Attributes:
+        loss: scalar, the weighted sum of `losses`; only with labels.
+        losses: {"centre", "box", "side"}, unweighted; only with labels.
+        logits: (B, h, w), that a hand is centred there.
+        pred_boxes: (B, h, w, 4) xyxy, pixels of the input, (0, 0) at the top-left pixel's centre.
+        side_logits: (B, h, w), that it is a right hand.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    side_logits: Tensor | None = None
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, width: int, out: int, kernel: int = 3, stride: int = 1) -> None:
+        conv = nn.Conv2d(width, out, kernel, stride, kernel // 2, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+
+
+class ClosingNorm(nn.BatchNorm2d):
+    """Ends a residual branch; starts at zero, so that the block is the identity at first (Goyal et al., 1706.02677)."""
+
+
+class Residual(nn.Module):
+    """Basic block of ResNet: two 3x3 convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(width, width)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), ClosingNorm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> same shape."""
+        return F.relu(x + self.second(self.first(x)))
+
+
+class Pyramid(nn.Module):
+    """Maps of stride 8, 16 and 32, brought together at stride 8 (Lin et al., CVPR 2017).
+
+    Args:
+        widths: Channels of the three maps.
+        width: Channels of the result.
+    """
+
+    def __init__(self, widths: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in widths)
+        self.smooth = nn.ModuleList(ConvNorm(width, width) for _ in widths[:-1])
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Three (B, C_k, h_k, w_k), finest first -> (B, C, h_0, w_0)."""
+        x = self.lateral[-1](maps[-1])
+        for level in reversed(range(len(self.smooth))):
+            x = self.lateral[level](maps[level]) + F.interpolate(x, scale_factor=2, mode="nearest")
+            x = self.smooth[level](x)
+        return x
+
+
+class CellOutput(nn.Conv2d):
+    """The last, linear layer of a head; what it says starts near `start`.
+
+    Args:
+        width: Channels that come in.
+        start: A number for each channel that goes out.
+    """
+
+    def __init__(self, width: int, start: tuple[float, ...]) -> None:
+        super().__init__(width, len(start), 1)
+        self.start = start
+
+
+def cell_head(width: int, start: tuple[float, ...]) -> nn.Sequential:
+    """What a cell says: a 3x3 convolution and a linear map of the result."""
+    return nn.Sequential(ConvNorm(width, width), CellOutput(width, start))
+
+
+class HandDetectorForObjectDetection(PreTrainedModel):
+    """Finds hands: a square picture in, a score, a box and a side for every cell of a grid out.
+
+    `HandDetectorImageProcessor` fits photos into the square and makes a list of hands of what comes out.
+
+    Args:
+        config: Sizes and loss weights.
+    """
+
+    config_class = HandDetectorConfig
+    base_model_prefix = "detector"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: HandDetectorConfig) -> None:
+        super().__init__(config)
+        widths, neck = tuple(config.widths), config.neck_width
+        self.stem = nn.Sequential(
+            ConvNorm(config.num_channels, widths[0], stride=2), ConvNorm(widths[0], widths[1], stride=2)
+        )
+        self.stages = nn.ModuleList()
+        for level, depth in enumerate(config.depths):
+            reduce = [ConvNorm(widths[level], widths[level + 1], stride=2)] if level else []
+            self.stages.append(nn.Sequential(*reduce, *(Residual(widths[level + 1]) for _ in range(depth))))
+        self.pyramid = Pyramid(widths[2:], neck)
+        prior = math.log(config.score_prior / (1 - config.score_prior))
+        self.hands = cell_head(neck, (prior, 0.0, 0.0, 0.0, 0.0))  # centre, log distances to the four sides
+        self.side = cell_head(neck, (0.0,))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # On layers that hold weights themselves: of others transformers asks nothing.
+        if isinstance(module, CellOutput):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.copy_(module.bias, torch.tensor(module.start))
+        elif isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            init.constant_(module.weight, 0.0 if isinstance(module, ClosingNorm) else 1.0)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+
+    def forward(
+        self, pixel_values: Tensor, labels: dict[str, Tensor] | None = None, **kwargs: Any
+    ) -> HandDetectorOutput:
+        """Find hands.
+
+        Args:
+            pixel_values: (B, 3, S, S) in [-1, 1], S a multiple of 32.
+            labels: boxes (B, N, 4), right (B, N) and counted (B, N), as in `losses_detection`.
+            kwargs: Nothing; what transformers' Trainer adds is passed over.
+        """
+        side = pixel_values.shape[-1]
+        if pixel_values.shape[1:] != (self.config.num_channels, side, side) or side % 32:
+            raise ValueError(
+                f"pixel_values must be (B, {self.config.num_channels}, S, S) with S a multiple of 32, "
+                f"got {tuple(pixel_values.shape)}"
+            )
+        # Maps keep this order of memory through all layers: a fifth faster on CPUs.
+        x, maps = self.stem(pixel_values.contiguous(memory_format=torch.channels_last)), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        x = self.pyramid(maps[1:])
+        found, right = self.hands(x), self.side(x).squeeze(1)
+        output = HandDetectorOutput(logits=found[:, 0], pred_boxes=self._boxes(found[:, 1:]), side_logits=right)
+        if labels is not None:
+            output.losses = self._losses(output, labels)
+            output.loss = sum(self.config.loss_weights[name] * value for name, value in output.losses.items())
+        return output
+
+    def _boxes(self, log_distances: Tensor) -> Tensor:
+        """(B, 4, h, w) logarithms of left, up, right, down over half the unit -> (B, h, w, 4) xyxy pixels, float32."""
+        unit = self.config.box_unit / 2
+        left, up, right, down = (log_distances.float().clamp(max=MAX_LOG_DISTANCE).exp() * unit).unbind(1)
+        x, y = cell_centres(log_distances.shape[-1], self.config.stride, log_distances.device).unbind(-1)
+        return torch.stack([x - left, y - up, x + right, y + down], -1)
+
+    def _losses(self, output: HandDetectorOutput, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        side = output.logits.shape[-1]
+        target = detection_targets(labels["boxes"], labels["right"], labels["counted"], side, self.config.stride)
+        return {
+            "centre": centre_loss(output.logits, target.centre, target.care),
+            "box": box_loss(output.pred_boxes, target.boxes, target.weight),
+            "side": side_loss(output.side_logits, target.right, target.weight),
+        }
+
+
+__all__ = ["HandDetectorForObjectDetection", "HandDetectorOutput"]

@@ -1,0 +1,60 @@
+"""The package's own hand detector. Nothing heavy is imported before it looks at its first picture."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .hand_boxes import Detection, Side, clip_box
+
+EMBEDDED_DETECTOR = Path(__file__).parent / "assets" / "hand-detector-tiny-open"
+SIDES: tuple[Side | None, ...] = ("left", "right", None)  # by label, see `image_processing_hand_detector`
+
+
+class OpenHandDetector:
+    """`HandDetectorForObjectDetection`: finds all hands of a picture at once, and says which hand each is.
+
+    Args:
+        source: folder of the checkpoint; by default the one in the package.
+        min_score: least score of a hand.
+    """
+
+    name = "open"
+    refine = False
+
+    def __init__(self, source: str | os.PathLike = EMBEDDED_DETECTOR, min_score: float = 0.3) -> None:
+        self.source, self.min_score = Path(source), min_score
+
+    @staticmethod
+    def is_here() -> bool:
+        """Whether this installation has the checkpoint: a Hub repository that carries the code has not."""
+        return (EMBEDDED_DETECTOR / "model.safetensors").is_file()
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """See `detection.HandDetector.detect`."""
+        import torch
+
+        model, processor = self._network
+        with torch.inference_mode():
+            outputs = model(processor(image, return_tensors="pt")["pixel_values"])
+        (found,) = processor.post_process_object_detection(outputs, self.min_score, [image.shape[:2]])
+        rows = zip(*(found[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)
+        detections = [(clip_box(np.array(box), image), SIDES[label], score) for box, label, score in rows]
+        return [Detection(box, side, score) for box, side, score in detections if box is not None]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_network"}  # read again by a worker
+
+    @cached_property
+    def _network(self) -> tuple[Any, Any]:
+        """Model and image processor."""
+        from .image_processing_hand_detector import HandDetectorImageProcessor
+        from .modeling_hand_detector import HandDetectorForObjectDetection
+
+        model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
+        return model, HandDetectorImageProcessor.from_pretrained(self.source)
+
+
+__all__ = ["OpenHandDetector"]

@@ -1,0 +1,216 @@
+"""The hand detector: a transformers model, boxes in the photo's pixels, and its way through the front door."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+
+from handmim.configuration_hand_detector import LABELS, HandDetectorConfig
+from handmim.detection import HubDetector, available_detectors, resolve_detector
+from handmim.errors import InputError
+from handmim.hand import HandMIM, embedded_checkpoints
+from handmim.hand_boxes import overlap_of
+from handmim.image_processing_hand_detector import EITHER, LEFT, RIGHT, HandDetectorImageProcessor
+from handmim.losses_detection import cell_centres
+from handmim.modeling_hand_detector import HandDetectorForObjectDetection, HandDetectorOutput
+from handmim.open_detector import OpenHandDetector
+
+SMALL = {"image_size": 64, "widths": (4, 8, 8, 8, 8), "depths": (1, 1, 1, 1), "neck_width": 8}
+
+
+def small_detector(seed: int = 0) -> HandDetectorForObjectDetection:
+    torch.manual_seed(seed)
+    return HandDetectorForObjectDetection(HandDetectorConfig(**SMALL))
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint with random weights."""
+    small_detector().save_pretrained(tmp_path / "detector")
+    HandDetectorImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "detector")
+    return tmp_path / "detector"
+
+
+def answer(boxes: list, scores: list[float], right: list[float], side: int = 8) -> HandDetectorOutput:
+    """What a network would say that finds these hands, each at the cell nearest to its centre."""
+    output = HandDetectorOutput(
+        logits=torch.full((1, side, side), -9.0),
+        pred_boxes=torch.zeros(1, side, side, 4),
+        side_logits=torch.zeros(1, side, side),
+    )
+    for box, score, chance in zip(boxes, scores, right, strict=True):
+        box = torch.tensor(box)
+        distance = (cell_centres(side, 8) - (box[:2] + box[2:]) / 2).norm(dim=-1)
+        row, column = divmod(int(distance.argmin()), side)
+        output.logits[0, row, column] = torch.logit(torch.tensor(score))
+        output.side_logits[0, row, column] = torch.logit(torch.tensor(chance))
+        output.pred_boxes[0, row, column] = box
+    return output
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 100),
+        ("widths", (4, 8)),
+        ("depths", (1, 1, 1, 0)),
+        ("score_prior", 0),
+        ("box_unit", 0),
+        ("loss_weights", {"sides": 1.0}),
+        ("loss_weights", {"side": -1.0}),
+    ],
+)
+def test_impossible_configurations_are_refused(field: str, value: object):
+    with pytest.raises(StrictDataclassClassValidationError, match=field):
+        HandDetectorConfig(**{field: value})
+
+
+def test_forward_gives_a_grid_and_starts_without_hands():
+    model = small_detector().eval()
+    output = model(torch.zeros(2, 3, 64, 96)[..., :64])
+    assert output.logits.shape == output.side_logits.shape == (2, 8, 8) and output.pred_boxes.shape == (2, 8, 8, 4)
+    assert output.loss is None and output.logits.sigmoid().max() < 0.02
+    boxes = output.pred_boxes
+    middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+    assert (boxes[..., 2:] > boxes[..., :2]).all() and (middle - cell_centres(8, 8)).abs().max() < 8
+    assert model(torch.zeros(1, 3, 96, 96)).logits.shape == (1, 12, 12)
+    for shape in ((1, 3, 64, 96), (1, 1, 64, 64), (1, 3, 60, 60)):
+        with pytest.raises(ValueError, match="pixel_values"):
+            model(torch.zeros(shape))
+
+
+def test_weights_survive_a_file(folder: Path):
+    model, loaded = small_detector(), AutoModelForObjectDetection.from_pretrained(folder)
+    assert isinstance(loaded, HandDetectorForObjectDetection) and loaded.config.id2label == dict(enumerate(LABELS))
+    for (name, value), (other, read) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert name == other and torch.equal(value, read), name
+    assert isinstance(AutoImageProcessor.from_pretrained(folder), HandDetectorImageProcessor)
+
+
+def test_missing_weights_start_as_in_a_new_network(folder: Path, tmp_path: Path):
+    model = small_detector()
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("hands.1")}
+    model.save_pretrained(tmp_path / "part", state_dict=state)
+    loaded = HandDetectorForObjectDetection.from_pretrained(tmp_path / "part")
+    torch.testing.assert_close(loaded.hands[1].bias[:1].sigmoid(), torch.tensor([0.005]))
+    assert loaded.hands[1].bias[1:].abs().max() == 0
+    assert torch.equal(loaded.side[1].weight, model.side[1].weight)
+
+
+def test_it_learns_a_picture_by_heart():
+    torch.manual_seed(0)
+    model = small_detector()
+    picture = torch.rand(1, 3, 64, 64) * 0.2 - 0.9
+    picture[..., 10:40, 6:30] = 0.8
+    labels = {
+        "boxes": torch.tensor([[[5.5, 9.5, 29.5, 39.5]]]),
+        "right": torch.ones(1, 1),
+        "counted": torch.ones(1, 1, dtype=torch.bool),
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(60):
+        output = model(picture, labels)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    assert set(output.losses) == {"centre", "box", "side"}
+    (found,) = HandDetectorImageProcessor(size=64).post_process_object_detection(output, 0.3)
+    assert found["labels"].tolist() == [RIGHT]
+    assert overlap_of(found["boxes"][0].detach().numpy(), np.array([5.5, 9.5, 29.5, 39.5])) > 0.8
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 300), st.integers(20, 300), st.data())
+def test_boxes_come_back_to_the_photo(width: int, height: int, data: st.DataObject):
+    x0, y0 = data.draw(st.floats(0, 0.5)) * width, data.draw(st.floats(0, 0.5)) * height
+    box = np.array([x0, y0, x0 + width / 2.5, y0 + height / 2.5]) - 0.5
+    processor = HandDetectorImageProcessor(size=64)
+    inputs = processor(np.zeros((height, width, 3), np.uint8), return_tensors="pt")
+    affine = inputs["crop_affine"][0].numpy()
+    in_square = np.concatenate([affine[:, :2] @ box[:2] + affine[:, 2], affine[:, :2] @ box[2:] + affine[:, 2]])
+    output = answer([in_square.tolist()], [0.9], [0.95])
+    (found,) = processor.post_process_object_detection(output, 0.5, [(height, width)])
+    np.testing.assert_allclose(found["boxes"][0], box, atol=1e-3 * max(width, height))
+
+
+def test_boxes_are_cut_at_the_border_and_sorted_and_labelled():
+    processor = HandDetectorImageProcessor(size=64)
+    boxes = [[-20.0, 4.0, 20.0, 28.0], [30.0, 30.0, 60.0, 60.0], [40.0, 2.0, 60.0, 20.0]]
+    output = answer(boxes, [0.6, 0.9, 0.4], [0.02, 0.97, 0.5])
+    (found,) = processor.post_process_object_detection(output, 0.3, torch.tensor([[64, 64]]))
+    assert found["labels"].tolist() == [RIGHT, LEFT, EITHER]
+    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.6, 0.4]))
+    assert found["boxes"][1].tolist() == [-0.5, 4.0, 20.0, 28.0]
+    assert len(processor.post_process_object_detection(output, 0.5)[0]["scores"]) == 2
+    assert (
+        len(HandDetectorImageProcessor(size=64, max_hands=1).post_process_object_detection(output, 0.3)[0]["scores"])
+        == 1
+    )
+
+
+def test_a_hand_is_found_once():
+    output = answer([[10.0, 10.0, 40.0, 40.0], [12.0, 26.0, 42.0, 46.0]], [0.9, 0.8], [0.9, 0.9])
+    output.pred_boxes[output.logits > 0] = torch.tensor([10.0, 10.0, 40.0, 40.0])  # two cells, one hand
+    (found,) = HandDetectorImageProcessor(size=64).post_process_object_detection(output, 0.3)
+    assert len(found["boxes"]) == 1 and found["scores"][0] == pytest.approx(0.9)
+
+
+def test_boxes_outside_the_picture_are_none():
+    output = answer([[4.0, 1.0, 60.0, 14.0]], [0.9], [0.9])  # in the grey above a wide photo
+    assert (
+        len(HandDetectorImageProcessor(size=64).post_process_object_detection(output, 0.3, [(20, 64)])[0]["boxes"]) == 0
+    )
+
+
+def test_transformers_own_pipeline_runs_it(folder: Path):
+    found = pipeline("object-detection", model=str(folder), threshold=0.0)(Image.new("RGB", (80, 60)))
+    assert found and {hand["label"] for hand in found} <= set(LABELS)
+
+
+def test_a_folder_is_a_detector(folder: Path):
+    detector = resolve_detector(folder)
+    assert isinstance(detector, HubDetector) and detector.labels == set(LABELS)
+    detector.min_score = 0.0
+    assert all(hand.box[2] <= 79.5 for hand in detector.detect(np.zeros((60, 80, 3), np.uint8)))
+
+
+def test_our_detector_reads_its_checkpoint_once_and_goes_to_workers(folder: Path):
+    import pickle
+
+    detector = OpenHandDetector(folder, min_score=0.0)
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    found = detector.detect(picture)
+    assert found and all(0 <= hand.score <= 1 and hand.handedness in ("left", "right", None) for hand in found)
+    assert [hand.score for hand in found] == sorted((hand.score for hand in found), reverse=True)
+    again = pickle.loads(pickle.dumps(detector)).detect(picture)
+    assert [hand.box.tolist() for hand in again] == [hand.box.tolist() for hand in found]
+
+
+def test_a_detector_is_no_mesh_model(folder: Path):
+    with pytest.raises((InputError, ValueError)):
+        HandMIM.from_pretrained(folder)
+    assert "hand-detector-tiny-open" not in embedded_checkpoints()
+
+
+def test_the_detector_in_the_package_finds_a_rendered_hand():
+    if not OpenHandDetector.is_here():
+        pytest.skip("no detector in this checkout")
+    from handmim.synthesis import generate
+
+    assert "open" in available_detectors()
+    batch = generate(77, range(24), size=192, variety="plain")
+    detector = resolve_detector("open")
+    found = [detector.detect(image.numpy()) for image in batch.images]
+    points = batch.labels["keypoints_2d"].numpy()
+    overlaps = []
+    for hands, hand in zip(found, points, strict=True):
+        pad = 0.12 * (hand.max(0) - hand.min(0)).max()
+        box = np.concatenate([hand.min(0) - pad, hand.max(0) + pad])
+        overlaps.append(max((overlap_of(one.box, box) for one in hands), default=0.0))
+    assert np.mean(np.array(overlaps) > 0.5) > 0.85
