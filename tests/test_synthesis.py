@@ -260,7 +260,7 @@ def test_variety_changes_what_it_names_and_nothing_else():
     assert all(torch.equal(value, clean.labels[name]) or value.isnan().any() for name, value in full.labels.items())
     assert not torch.equal(full.images, clean.images)
     assert torch.equal(full.images, generate(2, range(32), size=48).images)
-    with pytest.raises(ValueError, match="full, plain, got 'easy'"):
+    with pytest.raises(ValueError, match="full, scene, plain, got 'easy'"):
         generate(0, [0], variety="easy")
 
 

@@ -43,6 +43,24 @@ _TIPS, _NEXT = (4, 8, 12, 16, 20), (3, 7, 11, 15, 19)
 
 
 @dataclass
+class HandsShown:
+    """Every hand of a batch of pictures, left ones and second ones too; R of them, picture by picture.
+
+    Attributes:
+        picture: (R,) int64, which picture shows it.
+        boxes: (R, 4) float32 xyxy, crop pixels, around its 21 joints; may reach beyond the picture.
+        left: (R,) bool.
+        shown: (R,) float32, pixels of this hand, without its forearm, over the area of the box: about a third for an
+            open hand that nothing hides. What an object hides counts as shown.
+    """
+
+    picture: Tensor
+    boxes: Tensor
+    left: Tensor
+    shown: Tensor
+
+
+@dataclass
 class SyntheticBatch:
     """Pictures with every label. Camera frame, metres; crop pixels with (0, 0) at the top-left pixel's centre.
 
@@ -53,11 +71,13 @@ class SyntheticBatch:
             keypoints_2d (B, 21, 2), all NaN where no right hand is shown; hand (B,) 1.0 for a right hand, 0.0 for none
             or a left one; mask (B, S, S) bool, the visible pixels of the hand without its forearm (of a left hand,
             too); visibility (B, 21) bool, joints in the picture with nothing but their own flesh before them.
+        hands: all hands that are in the pictures, labelled above or not.
     """
 
     images: Tensor
     intrinsics: Tensor
     labels: dict[str, Tensor]
+    hands: HandsShown
 
     @property
     def mask(self) -> Tensor:
@@ -72,7 +92,19 @@ class SyntheticBatch:
     def to(self, device: torch.device | str) -> SyntheticBatch:
         """The batch on another device."""
         labels = {name: value.to(device) for name, value in self.labels.items()}
-        return SyntheticBatch(self.images.to(device), self.intrinsics.to(device), labels)
+        hands = HandsShown(*(getattr(self.hands, field.name).to(device) for field in fields(HandsShown)))
+        return SyntheticBatch(self.images.to(device), self.intrinsics.to(device), labels, hands)
+
+
+def _join(parts: Sequence[SyntheticBatch]) -> SyntheticBatch:
+    """Batches one after the other."""
+    labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
+    hands = HandsShown(*(torch.cat([getattr(part.hands, f.name) for part in parts]) for f in fields(HandsShown)))
+    starts = torch.tensor([0, *(len(part.images) for part in parts[:-1])]).cumsum(0)
+    counts = torch.tensor([len(part.hands.picture) for part in parts])
+    hands.picture = hands.picture + starts.repeat_interleave(counts).to(hands.picture.device)
+    images, intrinsics = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "intrinsics"))
+    return SyntheticBatch(images, intrinsics, labels, hands)
 
 
 def generate(
@@ -118,8 +150,7 @@ def generate(
         parts = [
             _Scene(seed, part.to(device), size, variety, betas).picture(bank, photos) for part in index.split(chunk)
         ]
-    labels = {name: torch.cat([p.labels[name] for p in parts]) for name in parts[0].labels}
-    return SyntheticBatch(torch.cat([p.images for p in parts]), torch.cat([p.intrinsics for p in parts]), labels)
+    return _join(parts)
 
 
 def _check(index: Tensor, size: int, negatives: float, photos: Tensor | None) -> None:
@@ -310,6 +341,7 @@ class _Scene:
         self._cast_shadow(back, shown)
         self.depth = torch.full(shown.shape, float("inf"), device=self.device)
         self.mask = torch.zeros_like(shown)
+        self.area = torch.zeros(len(self.parent), device=self.device)  # px of each row's hand
         where = nonzero(shown.view(-1))
         for part in where.split(_CPU_PIXELS if self.device.type == "cpu" else max(len(where), 1)):
             self._paint(back, seen, part, pick.view(-1).index_select(0, part))
@@ -333,8 +365,9 @@ class _Scene:
         weights, depth = seen.shade(record, column.add_(lower, alpha=_STAGGER), lower.add_(y, alpha=2))
         self._blend(back, where, sample, cover, self._pixel_colour(weights, face, row))
         self.depth.view(-1).scatter_(0, where, depth)
-        own = self.mesh.hand_face.index_select(0, face).logical_and_(row < self.batch)
-        self.mask.view(-1).scatter_(0, where, own)
+        hand = self.mesh.hand_face.index_select(0, face)
+        self.area.index_add_(0, row, hand.float())
+        self.mask.view(-1).scatter_(0, where, hand & (row < self.batch))
 
     def _pixel_colour(self, weights: Tensor, face: Tensor, row: Tensor) -> Tensor:
         """(P, 3) linear colour of chosen samples: the vertices' light, and what is finer than the mesh."""
@@ -427,7 +460,7 @@ class _Scene:
 
     def _label(self, images: Tensor) -> SyntheticBatch:
         """Labels of the samples; left hands are right ones whose picture is flipped last."""
-        first, size = slice(0, self.batch), self.size
+        first, size, hands = slice(0, self.batch), self.size, self._hands()
         joints = self.hand.joints[first] + self.translation[first, None]
         labels = {
             "global_orient": self.global_orient[first].clone(),
@@ -447,7 +480,22 @@ class _Scene:
         labels |= {"hand": (~negative).float(), "mask": mask, "visibility": visible}
         centre = self.intrinsics[:, 0, 2]
         self.intrinsics[:, 0, 2] = torch.where(self.left, size - 1 - centre, centre)
-        return SyntheticBatch(images, self.intrinsics, labels)
+        return SyntheticBatch(images, self.intrinsics, labels, hands)
+
+    def _hands(self) -> HandsShown:
+        """Of all rows but those of empty pictures, as the pictures show them in the end."""
+        camera, left = self.intrinsics[self.parent], self.left[self.parent]
+        # By single operations: a matrix product may round differently for another number of rows.
+        x, y, depth = (self.hand.joints + self.translation[:, None]).unbind(2)
+        x, y = x / depth * camera[:, 0, 0, None], y / depth * camera[:, 1, 1, None]
+        x, y = torch.where(self.mirrored[:, None], -x, x) + camera[:, 0, 2, None], y + camera[:, 1, 2, None]
+        x = torch.where(left[:, None], self.size - 1 - x, x)
+        low, high = (torch.stack([value(x, 1), value(y, 1)], 1) for value in (torch.amin, torch.amax))
+        shown = self.area / (high - low).prod(1)
+        order = self.parent.argsort(stable=True)
+        there = order[~self.empty[self.parent[order]]]
+        rows = (self.parent, torch.cat([low, high], 1), self.mirrored ^ left, shown)
+        return HandsShown(*(value.index_select(0, there) for value in rows))
 
     def _visible(self, joints: Tensor, keypoints: Tensor) -> Tensor:
         """(B, 21) bool: in the picture, on the hand's mask, nothing but its own flesh before it."""

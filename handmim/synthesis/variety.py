@@ -29,10 +29,12 @@ class Variety:
     borders: bool = True
 
 
-# By the names that recipes and the command use. In a plain picture one right hand is held up before a camera of ideal
+# By the names that recipes and the command use. A scene is for finding hands: many are small, two, left, or none. In a
+# plain picture one right hand is held up before a camera of ideal
 # optics: small budgets learn something from these, and a network that fails on them need not be shown others.
 VARIETIES = {
     "full": Variety(),
+    "scene": Variety(loose=0.5, negatives=0.5, second_hands=0.35, things=0.3, borders=False),
     "plain": Variety((0.0, 1.0, 0.0, 0.0, 0.0), 0.0, 0.0, 0.0, 0.0, degradation=False, borders=False),
 }
 
