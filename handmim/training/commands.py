@@ -4,44 +4,59 @@ Nothing heavy is imported before a command runs.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
 def add_commands(commands: Any) -> None:
     """Add this package's commands to the command line (the sub-parsers of `handmim`)."""
-    _add_pretrain(commands)
-    _add_finetune(commands)
+    _add_runs(commands)
     _add_check_data(commands)
     _add_data(commands)
     _add_crops(commands)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# pretrain and finetune
+# pretrain, finetune and train-detector
 
 
-def _add_pretrain(commands: Any) -> None:
-    pretrain = commands.add_parser(
+def _add_runs(commands: Any) -> None:
+    _add_run(
+        commands,
         "pretrain",
-        help="train a backbone on pictures without labels, as a recipe says",
-        description="Trains, or goes on where an interrupted run stopped; the backbone that fine-tuning starts from is "
-        "in DIR/release. On several GPUs: torchrun --nproc-per-node N -m handmim.training.pretraining RECIPE --out DIR "
-        "...",
+        run_pretrain,
+        module="pretraining",
+        summary="train a backbone on pictures without labels, as a recipe says",
+        released="the backbone that fine-tuning starts from",
     )
-    add_run_options(pretrain, debug=False)
-    pretrain.set_defaults(run=run_pretrain)
-
-
-def _add_finetune(commands: Any) -> None:
-    finetune = commands.add_parser(
+    _add_run(
+        commands,
         "finetune",
-        help="train a mesh model as a recipe says",
-        description="Trains, or goes on where an interrupted run stopped; the released model is in DIR/release. "
-        "On several GPUs: torchrun --nproc-per-node N -m handmim.training.finetuning RECIPE --out DIR ...",
+        run_finetune,
+        module="finetuning",
+        summary="train a mesh model as a recipe says",
+        released="the released model",
     )
-    add_run_options(finetune, debug=False)
-    finetune.set_defaults(run=run_finetune)
+    _add_run(
+        commands,
+        "train-detector",
+        run_train_detector,
+        module="detector",
+        summary="train what finds hands in photos, as a recipe says",
+        released="the released detector",
+    )
+
+
+def _add_run(commands: Any, name: str, run: Callable, *, module: str, summary: str, released: str) -> None:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"Trains, or goes on where an interrupted run stopped; {released} is in DIR/release. On several "
+        f"GPUs: torchrun --nproc-per-node N -m handmim.training.{module} RECIPE --out DIR ...",
+    )
+    add_run_options(parser, debug=False)
+    parser.set_defaults(run=run)
 
 
 def add_run_options(parser: argparse.ArgumentParser, debug: bool = True) -> None:
@@ -92,6 +107,15 @@ def run_finetune(args: argparse.Namespace) -> int:
 
     finetune(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
     print(f"wrote the trained model to {args.out / 'release'}")
+    return 0
+
+
+def run_train_detector(args: argparse.Namespace) -> int:
+    """`handmim train-detector`."""
+    from .detector import prepare_recipe, train_detector
+
+    train_detector(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
+    print(f"wrote the trained detector to {args.out / 'release'}")
     return 0
 
 

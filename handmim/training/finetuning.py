@@ -19,7 +19,8 @@ interruption goes on from the last checkpoint, bit for bit.
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +34,14 @@ from handmim.training.data_sections import build_training_data, build_validation
 from handmim.training.datasets.items import collate_hands
 from handmim.training.runs import arguments_of, read_recipe, run_as_program, write_recipe
 from handmim.training.starting_points import build_model
-from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
+from handmim.training.trainer import AveragingTrainer, HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
 
 REQUIRED = ("model", "data", "training")
 OPTIONAL = ("validation", "augmentation", "epoch_samples", "release")
 
 
-def prepare_recipe(
-    path: str | os.PathLike, roots: Mapping[str, str] | None = None, settings: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Read a recipe and put this machine's folders and this run's changes into it.
-
-    Args:
-        path: A YAML file, or the name of a recipe in the package.
-        roots: Folder of each data set by name (``--data``).
-        settings: Changes of single values (``--set``).
-
-    Raises:
-        FileNotFoundError, RecipeError: See `recipe`.
-    """
-    return read_recipe(path, roots, settings, REQUIRED, OPTIONAL)
+# A recipe of this kind with this machine's folders and this run's changes in it; arguments as of `read_recipe`.
+prepare_recipe = partial(read_recipe, required=REQUIRED, optional=OPTIONAL)
 
 
 def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandPreTrainedModel:
@@ -104,7 +93,7 @@ def check_hand_model(model: HandPreTrainedModel) -> None:
     model.hand_model(flat[:, 0], flat[:, 1:], torch.zeros(1, 10))
 
 
-def save_release(trainer: HandMIMTrainer, folder: Path, section: dict[str, Any]) -> None:
+def save_release(trainer: AveragingTrainer, folder: Path, section: dict[str, Any]) -> None:
     """Write what ``from_pretrained`` loads: config, processor, and the averaged weights (the last ones without)."""
     with atomic_folder(folder) as whole:
         trainer.save_weights(whole, getattr(torch, section.get("dtype", "float32")))

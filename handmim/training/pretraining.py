@@ -21,7 +21,8 @@ import copy
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,8 @@ REQUIRED = ("model", "pretraining", "data", "training")
 OPTIONAL = ("views", "masks", "release")
 
 
-def prepare_recipe(
-    path: str | os.PathLike, roots: Mapping[str, str] | None = None, settings: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Read a recipe and put this machine's folders and this run's changes into it.
-
-    Args:
-        path: A YAML file, or the name of a recipe in the package.
-        roots: Folder of each collection of pictures by name (``--data``).
-        settings: Changes of single values (``--set``).
-
-    Raises:
-        FileNotFoundError, RecipeError: See `recipe`.
-    """
-    return read_recipe(path, roots, settings, REQUIRED, OPTIONAL)
+# A recipe of this kind with this machine's folders and this run's changes in it; arguments as of `read_recipe`.
+prepare_recipe = partial(read_recipe, required=REQUIRED, optional=OPTIONAL)
 
 
 def pretrain(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides: Any) -> HandMIMForPreTraining:

@@ -117,7 +117,7 @@ def _position(parent: Any, key: str, setting: str) -> int:
 
 
 def apply_roots(recipe: dict[str, Any], roots: Mapping[str, str]) -> None:
-    """Put the folders of `--data NAME=ROOT` into every entry of `data` and `validation` with that name, in place.
+    """Put the folders of `--data NAME=ROOT` into every entry of `data_entries` with that name, in place.
 
     Raises:
         RecipeError: The recipe uses no data set of that name.
@@ -133,10 +133,13 @@ def apply_roots(recipe: dict[str, Any], roots: Mapping[str, str]) -> None:
 
 
 def data_entries(recipe: Mapping[str, Any]) -> list[Any]:
-    """The entries of `data`, then that of `validation`."""
-    data = recipe.get("data") or []
+    """The entries of `data` and of a detector's `photos`, then that of `validation`."""
+    entries = []
+    for section in ("data", "photos"):
+        found = recipe.get(section) or []
+        entries += found if isinstance(found, list) else [found]
     validation = recipe.get("validation")
-    return (data if isinstance(data, list) else [data]) + ([validation] if validation else [])
+    return entries + ([validation] if validation else [])
 
 
 def expand_variables(value: Any, where: str = "") -> Any:

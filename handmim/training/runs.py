@@ -28,14 +28,15 @@ logger = logging.get_logger(__name__)
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
 NOTES = ("description", "commands")
-# The section that only one command's recipes have.
-COMMANDS = {"pretraining": "handmim pretrain"}
+# The sections that only one command's recipes have.
+COMMANDS = {"pretraining": "handmim pretrain", "scenes": "handmim train-detector"}
 
 
 def read_recipe(
     path: str | os.PathLike,
-    roots: Mapping[str, str] | None,
-    settings: Iterable[str],
+    roots: Mapping[str, str] | None = None,
+    settings: Iterable[str] = (),
+    *,
     required: Collection[str],
     optional: Collection[str],
 ) -> dict[str, Any]:
@@ -55,8 +56,8 @@ def read_recipe(
     apply_roots(recipe, roots or {})
     known = {*NOTES, "name", "expected", *required, *optional}
     if recipe.keys() - known or not set(required) <= recipe.keys():
-        other = [command for section, command in COMMANDS.items() if (section in recipe) != (section in known)]
-        hint = f" ({other[0]} is for recipes with the section {next(iter(COMMANDS))})" if other else ""
+        other = [section for section in COMMANDS if (section in recipe) != (section in known)]
+        hint = f" ({COMMANDS[other[0]]} is for recipes with the section {other[0]})" if other else ""
         raise RecipeError(
             f"{path} must have the sections {', '.join(required)}, and of {', '.join(sorted(known))} only; "
             f"got {', '.join(sorted(recipe))}{hint}"

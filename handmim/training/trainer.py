@@ -1,8 +1,8 @@
 """The Trainers of handmim: transformers' own, plus what a run of days and a released checkpoint want.
 
 `RunTrainer`, for every kind of training: layer-wise learning rates, randomness that survives a kill, a log of every
-loss term, and a stop at the first loss that is not finite. `HandMIMTrainer`, for mesh models: an average of weights,
-and metrics in millimetres on held-out data.
+loss term, and a stop at the first loss that is not finite. `AveragingTrainer`, for what is released: an average of
+weights. `HandMIMTrainer`, for mesh models: metrics in millimetres on held-out data.
 """
 
 import json
@@ -82,7 +82,7 @@ class RunArguments(TrainingArguments):
 
 @dataclass
 class HandMIMTrainingArguments(RunArguments):
-    """Arguments of a mesh model's training.
+    """Arguments of the training of a model that is released.
 
     Args:
         ema_decay: Decay a step of the average of weights that is evaluated and released; 0 keeps none.
@@ -212,22 +212,12 @@ class RunTrainer(PublishingTrainer):
         super().log(logs, start_time)
 
 
-class HandMIMTrainer(RunTrainer):
-    """The Trainer of mesh models: follows the weights by an average, and measures hands.
-
-    The model also trains under the plain ``Trainer``; this class adds what a released checkpoint wants. With an
-    ``eval_dataset`` of items with joints it reports ``eval_pa_mpjpe``, ``eval_pa_mpvpe`` and ``eval_mpjpe`` (relative
-    to the wrist) in millimetres, of the averaged weights if there is an average; of HIU-DMTL also ``eval_heatmap_2d``
-    (sides of the crop) and ``eval_mask_iou``, as `map_errors` has them.
-    """
+class AveragingTrainer(RunTrainer):
+    """Follows the weights by an average, which is what is evaluated and released."""
 
     args: HandMIMTrainingArguments
-    advice = (
-        "Look at these samples' labels (handmim check-data), or go on from there with a smaller training.learning_rate"
-    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("compute_metrics", mean_errors)
         super().__init__(*args, **kwargs)
         self.average = WeightAverage(self.model, self.args.ema_decay) if self.args.ema_decay else None
         if self.average is not None:
@@ -238,21 +228,6 @@ class HandMIMTrainer(RunTrainer):
         model = self.accelerator.unwrap_model(self.model)
         with nullcontext() if self.average is None else self.average.applied_to(model):
             return super().evaluate(*args, **kwargs)
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss and errors of a batch: (B, 5) in the order of `METRICS`, `MAP_METRICS`; meshes are not gathered."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        parts = [map_errors(outputs, inputs["labels"], inputs["pixel_values"].shape[-1])]
-        if outputs.get("joints") is None:
-            parts.insert(0, torch.full((len(parts[0]), len(METRICS)), torch.nan, device=parts[0].device))
-        else:
-            parts.insert(0, hand_errors(outputs, inputs["labels"]))
-        errors = torch.cat(parts, 1)
-        return loss.detach(), errors, errors.isfinite()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # The average goes first: a folder that holds trainer_state.json is then known to be whole.
@@ -283,6 +258,39 @@ class HandMIMTrainer(RunTrainer):
         state = model.state_dict() if self.average is None else self.average.state_dict(model)
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         model.save_pretrained(folder, state_dict=state)
+
+
+class HandMIMTrainer(AveragingTrainer):
+    """The Trainer of mesh models: measures hands.
+
+    The model also trains under the plain ``Trainer``; this class and its base add what a released checkpoint wants.
+    With an ``eval_dataset`` of items with joints it reports ``eval_pa_mpjpe``, ``eval_pa_mpvpe`` and ``eval_mpjpe``
+    (relative to the wrist) in millimetres, of the averaged weights if there is an average; of HIU-DMTL also
+    ``eval_heatmap_2d`` (sides of the crop) and ``eval_mask_iou``, as `map_errors` has them.
+    """
+
+    advice = (
+        "Look at these samples' labels (handmim check-data), or go on from there with a smaller training.learning_rate"
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("compute_metrics", mean_errors)
+        super().__init__(*args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss and errors of a batch: (B, 5) in the order of `METRICS`, `MAP_METRICS`; meshes are not gathered."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        parts = [map_errors(outputs, inputs["labels"], inputs["pixel_values"].shape[-1])]
+        if outputs.get("joints") is None:
+            parts.insert(0, torch.full((len(parts[0]), len(METRICS)), torch.nan, device=parts[0].device))
+        else:
+            parts.insert(0, hand_errors(outputs, inputs["labels"]))
+        errors = torch.cat(parts, 1)
+        return loss.detach(), errors, errors.isfinite()
 
 
 class _UpdateAverage(TrainerCallback):

@@ -27,7 +27,7 @@ import numpy as np
 MEDIAPIPE_CROP, MEDIAPIPE_SIZE = 2.2, 384
 # Predictions by the name of a row, and what is to be said about them.
 Result = tuple[dict[str, Any], str]
-# Runs in the other interpreter: pictures of an .npz -> landmarks (in shares of the picture) and world landmarks.
+# Runs in the other interpreter: pictures of an .npz -> landmarks (in shares of the picture), world landmarks, side.
 MEDIAPIPE_WORKER = """
 import json, sys
 import mediapipe
@@ -40,7 +40,11 @@ with np.load(sys.argv[1]) as pictures:
     for row in range(len(pictures.files)):
         result = hands.process(np.ascontiguousarray(pictures[str(row)]))
         both = zip(result.multi_hand_landmarks or (), result.multi_hand_world_landmarks or ())
-        found.append([[[[p.x, p.y, p.z] for p in part.landmark] for part in pair] for pair in both])
+        points = [[[[p.x, p.y, p.z] for p in part.landmark] for part in pair] for pair in both]
+        # its sides are those of a mirrored picture
+        labels = [entry.classification[0].label for entry in result.multi_handedness or ()]
+        sides = ["left" if label == "Right" else "right" for label in labels]
+        found.append([[*pair, side] for pair, side in zip(points, sides)])
 with open(sys.argv[2], "w") as file:
     json.dump({"version": mediapipe.__version__, "hands": found}, file)
 """
@@ -206,7 +210,7 @@ def mediapipe_crop(photo: Any, picture: np.ndarray) -> tuple[np.ndarray, Any]:
 
 
 def run_mediapipe(pictures: Sequence[np.ndarray], python: str) -> tuple[list[list], str]:
-    """For each picture the hands found: (landmarks, world landmarks), each 21 x 3; and MediaPipe's version."""
+    """For each picture the hands found, landmarks and world landmarks, each 21 x 3, and side; and the version."""
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "pictures.npz", Path(folder) / "found.json"
         np.savez(source, **{str(row): picture for row, picture in enumerate(pictures)})
@@ -221,7 +225,7 @@ def nearest_hand(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(21, 2) pixels and (21, 3) metres of the hand whose middle is nearest to `centre`, within 0.6 of the box."""
     hands = []
-    for landmarks, world in found:
+    for landmarks, world, _ in found:
         points = np.array(landmarks)[:, :2] * size - 0.5
         hands.append((np.linalg.norm(points.mean(0) - centre), points, np.array(world)))
     best = min(hands, key=lambda hand: hand[0], default=None)
