@@ -22,9 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 import handmim
+from handmim.configuration_hand_detector import HandDetectorConfig
 from handmim.configuration_handmim import HandMIMConfig
 from handmim.configuration_hiu_dmtl import HIUDMTLConfig
 from handmim.configuration_pretraining_handmim import HandMIMPreTrainingConfig
+from handmim.image_processing_hand_detector import HandDetectorImageProcessor
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.training.recipe import load_recipe, recipe_names
 from handmim.training.starting_points import HIU_DMTL, OPTIONS, STARTS
@@ -38,9 +40,10 @@ ON_THE_HUB: frozenset[str] = frozenset()
 # FreiHAND, HO-3D and YouTube3DHands, from which these weights learn, are given for research only; MANO likewise.
 RESEARCH, FREE = "CC-BY-NC-4.0", "Apache-2.0"
 PROCESSOR_FIELDS = (
-    "box_scale", "do_normalize", "do_rescale", "image_mean", "image_processor_type", "image_std", "rescale_factor",
-    "size",
+    "box_scale", "do_normalize", "do_rescale", "image_mean", "image_processor_type", "image_std", "max_hands",
+    "overlap", "rescale_factor", "side_certainty", "size",
 )  # fmt: skip
+DETECTOR = "HandDetectorForObjectDetection"
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ def definitions() -> list[Definition]:
         found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), RESEARCH, name))
     name = "hiu-dmtl-tiny-open"
     found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), FREE, name))
+    name = "hand-detector-tiny-open"
+    detector = HandDetectorConfig(**load_recipe(name)["detector"])
+    found.append(Definition(name, DETECTOR, detector, FREE, name))
     return found
 
 
@@ -111,8 +117,9 @@ def config_json(definition: Definition) -> dict[str, Any]:
 
 def processor_json(definition: Definition) -> dict[str, Any]:
     """The contents of preprocessor_config.json."""
-    values = json.loads(HandMIMImageProcessor(size=definition.config.image_size).to_json_string())
-    return {name: values[name] for name in PROCESSOR_FIELDS}
+    kind = HandDetectorImageProcessor if definition.architecture == DETECTOR else HandMIMImageProcessor
+    values = json.loads(kind(size=definition.config.image_size).to_json_string())
+    return {name: values[name] for name in PROCESSOR_FIELDS if name in values}
 
 
 def build_on_meta(architecture: str, config: PreTrainedConfig) -> PreTrainedModel:
@@ -149,7 +156,7 @@ def status(definition: Definition) -> str:
 
 def described(definition: Definition) -> dict[str, Any]:
     """What the table says about a checkpoint without counting."""
-    has_mesh = definition.architecture != "HandMIMModel"
+    has_mesh = definition.architecture not in ("HandMIMModel", DETECTOR)
     return {
         "name": definition.name,
         "architecture": definition.architecture,

@@ -5,10 +5,27 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.processing_utils import Unpack
 
-from .image_processing_handmim import HandMIMImageProcessor
+from .image_processing_handmim import HandMIMImageProcessor, HandMIMImageProcessorKwargs
 
 LEFT, RIGHT, EITHER = range(3)  # rows of `configuration_hand_detector.LABELS`
+
+
+class HandDetectorImageProcessorKwargs(HandMIMImageProcessorKwargs, total=False):
+    """Options beside those of `HandMIMImageProcessor`.
+
+    overlap (`float`, *optional*, defaults to 0.5):
+        Of two boxes that share more of their union than this, the less certain is dropped.
+    max_hands (`int`, *optional*, defaults to 16):
+        Most hands of a picture.
+    side_certainty (`float`, *optional*, defaults to 0.8):
+        From which probability of a side on a hand is called left or right.
+    """
+
+    overlap: float | int | None
+    max_hands: int | None
+    side_certainty: float | int | None
 
 
 class HandDetectorImageProcessor(HandMIMImageProcessor):
@@ -22,11 +39,15 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
         side_certainty: from which probability of a side on a hand is called left or right.
     """
 
+    valid_kwargs = HandDetectorImageProcessorKwargs
     size = {"height": 192, "width": 192}
     box_scale = 1.0
     overlap = 0.5
     max_hands = 16
     side_certainty = 0.8
+
+    def __init__(self, **kwargs: Unpack[HandDetectorImageProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
 
     def post_process_object_detection(
         self, outputs: Any, threshold: float = 0.5, target_sizes: Any = None

@@ -90,7 +90,10 @@ def test_weights_survive_a_file(folder: Path):
     assert isinstance(loaded, HandDetectorForObjectDetection) and loaded.config.id2label == dict(enumerate(LABELS))
     for (name, value), (other, read) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert name == other and torch.equal(value, read), name
-    assert isinstance(AutoImageProcessor.from_pretrained(folder), HandDetectorImageProcessor)
+    HandDetectorImageProcessor(size=64, side_certainty=0.6, overlap=0.4, max_hands=3).save_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert isinstance(processor, HandDetectorImageProcessor)
+    assert (processor.side_certainty, processor.overlap, processor.max_hands) == (0.6, 0.4, 3)
 
 
 def test_missing_weights_start_as_in_a_new_network(folder: Path, tmp_path: Path):
