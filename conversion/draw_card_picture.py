@@ -4,18 +4,23 @@
 
 Photographs would show more, but those that models are measured on may not be handed on. None of these pictures was
 trained on. A row is the picture, the overlay with a view from the side, and of a HIU-DMTL network its heat maps and
-part orientation fields.
+part orientation fields. Of a detector: rendered scenes with the boxes found, right hands green, left ones red, hands of
+either side blue.
 """
 
 import argparse
+import json
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from handmim import Hand, HandMIM
 from handmim.atomic_files import atomic_file
+from handmim.configuration_hand_detector import HandDetectorConfig
 from handmim.hand_drawing import map_pictures
+from handmim.open_detector import OpenHandDetector
 from handmim.synthesis import generate
+from handmim.training.datasets.hand_scenes import HandScenes
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 SIZE, SHOWN = 192, 224  # px of a rendered picture, and of a panel
@@ -28,6 +33,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=99)
     parser.add_argument("--indices", type=int, nargs="+", default=[0, 1, 2], help="of the pictures")
     args = parser.parse_args()
+    out = args.out or CARDS / f"{Path(args.model).name}.jpg"
+    if is_detector(Path(args.model)):
+        save(detections(Path(args.model), args.seed), out)
+        return
     batch = generate(args.seed, args.indices, size=SIZE, negatives=0.0)
     model = HandMIM.from_pretrained(args.model, detector="none")
     rows = []
@@ -37,8 +46,36 @@ def main() -> None:
     sheet = Image.new("RGB", (max(row.width for row in rows), SHOWN * len(rows)), "white")
     for number, row in enumerate(rows):
         sheet.paste(row, (0, SHOWN * number))
-    with atomic_file(args.out or CARDS / f"{Path(args.model).name}.jpg") as file:
-        sheet.save(file, "JPEG", quality=88)
+    save(sheet, out)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """As JPEG, whole or not at all."""
+    with atomic_file(path) as file:
+        picture.save(file, "JPEG", quality=88)
+
+
+def is_detector(folder: Path) -> bool:
+    """Whether a folder holds a hand detector."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text())["model_type"] == HandDetectorConfig.model_type
+
+
+def detections(folder: Path, seed: int) -> Image.Image:
+    """Two rows of rendered scenes, and what the detector finds in them."""
+    detector, colours = OpenHandDetector(folder), {"right": "lime", "left": "red", None: "dodgerblue"}
+    scenes = HandScenes(8, seed=seed, size=SIZE, grids=(1, 1, 0))
+    rows: list[list[Image.Image]] = [[], []]
+    for number, scene in enumerate(scenes.__getitems__(range(8))):
+        pixels = ((scene["pixel_values"] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        picture = Image.fromarray(pixels)
+        for hand in detector.detect(pixels):
+            ImageDraw.Draw(picture).rectangle(hand.box.tolist(), outline=colours[hand.handedness], width=2)
+        rows[number // 4].append(picture)
+    sheet = Image.new("RGB", (4 * SHOWN, 2 * SHOWN))
+    for number, row in enumerate(rows):
+        sheet.paste(in_a_row(row), (0, SHOWN * number))
+    return sheet
 
 
 def pictures(hand: Hand) -> list[Image.Image]:

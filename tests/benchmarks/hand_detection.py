@@ -1,15 +1,19 @@
 r"""Where are the hands: our detector, the whole picture with refinements, and MediaPipe, on annotated photographs.
 
     python tests/benchmarks/hand_detection.py --manifest PATH/manifest.json [--detector FOLDER] [--model DIR|embedded] \
-        [--mediapipe-python PYTHON] [--no-hands FOLDER] [--min-score 0.3] [--draw OUT.png]
+        [--mediapipe-python PYTHON] [--no-hands FOLDER] [--min-score 0.3] [--draw OUT.png] \
+        [--out model_cards/sources/NAME/detection.json]
 
 Recall is the share of known hands whose box a found one overlaps by half of their union; a false positive overlaps no
 known hand by a fifth, whether the photo has unlabelled hands or not. Sides count on hands that are found; for our
 detector there is a second row, in which the mesh model says what the detector is not certain of. `--no-hands` adds a
 folder of photos that show none. Pictures a second are of one process with all of its threads, from pixels to boxes.
+`--out` writes what `conversion/build_model_cards.py` makes a card of.
 """
 
 import argparse
+import hashlib
+import json
 import sys
 import time
 from collections import defaultdict
@@ -19,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from handmim.atomic_files import atomic_file
 from handmim.detection import Detection, WholeImage
+from handmim.detector_card import FORMAT
 from handmim.evaluation.real_photos import RealPhotos
-from handmim.evaluation.report import table
+from handmim.evaluation.report import table, versions
 from handmim.hand import HandMIM
 from handmim.hand_boxes import JOINT_MARGIN, box_around, clip_box, overlap_of
 from handmim.images import IMAGE_SUFFIXES, load_image
@@ -45,9 +51,11 @@ def main() -> None:
     parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--mediapipe-python", help="interpreter that has mediapipe <= 0.10.21")
     parser.add_argument("--no-hands", type=Path, help="folder of photos that show no hands")
+    parser.add_argument("--out", type=Path, help="JSON of the figures")
     parser.add_argument("--draw", type=Path, help="picture of what our detector finds")
     args = parser.parse_args()
-    known = known_hands(RealPhotos(args.manifest, args.split))
+    reader = RealPhotos(args.manifest, args.split)
+    known = known_hands(reader)
     pictures = [load_image(path).pixels for path in known]
     empty = [path for path in sorted((args.no_hands or Path()).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     nothing = [load_image(path).pixels for path in empty] if args.no_hands else []
@@ -76,6 +84,17 @@ def main() -> None:
         rows["MediaPipe"] = counted | empty_figures(found[len(pictures) :])
     print(f"{len(pictures)} photos with {sum(map(len, known.values()))} known hands, {len(nothing)} without hands")
     print(table(rows, tuple(rows["open"])))
+    if args.out:
+        result = {
+            "format": FORMAT,
+            "weights": hashlib.sha256((args.detector / "model.safetensors").read_bytes()).hexdigest(),
+            "data": {"split": args.split, "photos": len(pictures), "hands": len(reader), "empty": len(nothing)},
+            "min_score": args.min_score,
+            "methods": rows,
+            "versions": versions(),
+        }
+        with atomic_file(args.out) as file:
+            file.write(json.dumps(result, indent=1).encode())
 
 
 def known_hands(reader: RealPhotos) -> dict[Path, list[Detection]]:
