@@ -3,14 +3,13 @@
     python conversion/build_model_cards.py [--out FOLDER]
 
 What only people know stands in `model_cards/sources/<checkpoint>/notes.md`; figures come from the JSON files beside it,
-which `handmim evaluate` (`--report`) and `tests/benchmarks/real_photos.py`, of detectors `hand_detection.py` (`--out`),
+which `handmim evaluate` (`--report`) and, with `--out`, `real_photos.py` and `hand_detection.py` of `tests/benchmarks/`
 wrote. A test rebuilds the cards.
 """
 
 import argparse
 from pathlib import Path
 
-from handmim import detector_card
 from handmim.atomic_files import atomic_file
 from handmim.model_card import CardError, CardFacts, card_text, collect_facts
 from handmim.zoo import zoo
@@ -39,23 +38,12 @@ def facts(name: str) -> CardFacts:
     return collect_facts(WEIGHTS / name, reports=sorted(folder.glob("*.json")), notes=folder / NOTES)
 
 
-def card(name: str) -> str:
-    """The text of a checkpoint's card.
-
-    Raises:
-        CardError: Notes or figures are missing, or are of other weights.
-    """
-    if zoo()[name].architecture == detector_card.ARCHITECTURE:
-        return detector_card.detector_card(zoo()[name], WEIGHTS / name, SOURCES / name)
-    return card_text(facts(name))
-
-
 def write_cards(out: Path) -> list[Path]:
     """Writes the cards -> their files."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name in names():
-        text = card(name)
+        text = card_text(facts(name))
         written.append(out / f"{name}.md")
         with atomic_file(written[-1]) as file:
             file.write(text.encode())

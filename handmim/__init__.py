@@ -143,13 +143,14 @@ def register() -> None:
     from .pipeline_hand_mesh import HandMeshPipeline
 
     families = (
-        (HandMIMConfig, AutoModel, _HandMIMByArchitecture, HandMIMImageProcessor),
-        (HIUDMTLConfig, AutoModel, _HIUDMTLByArchitecture, HandMIMImageProcessor),
-        (HandDetectorConfig, AutoModelForObjectDetection, _DetectorByArchitecture, HandDetectorImageProcessor),
+        (HandMIMConfig, _HandMIMByArchitecture, HandMIMImageProcessor),
+        (HIUDMTLConfig, _HIUDMTLByArchitecture, HandMIMImageProcessor),
+        (HandDetectorConfig, _DetectorByArchitecture, HandDetectorImageProcessor),
     )
-    for config, auto, models, processor in families:
+    AutoModelForObjectDetection.register(HandDetectorConfig, _DetectorByArchitecture, exist_ok=True)
+    for config, models, processor in families:
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        auto.register(config, models, exist_ok=True)
+        AutoModel.register(config, models, exist_ok=True)
         processors = {"pil": processor, "torchvision": processor}
         AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=HandMeshPipeline, pt_model=AutoModel)

@@ -18,10 +18,14 @@ from .open_hand_file import copy_open_hand, find_open_hand
 
 PACKAGE = Path(__file__).parent
 ENTRY = "hub_classes"
-PROCESSOR, PIPELINE = "HandMIMImageProcessor", "HandMeshPipeline"
+PIPELINE = "HandMeshPipeline"
 PROVENANCE = "open_hand_provenance.md"
-# What a class of `config.architectures` is configured by, and whether it gives a hand.
-CONFIGS = {"handmim": "HandMIMConfig", "hiu_dmtl": "HIUDMTLConfig"}
+# By model_type: the configuration of a class of `config.architectures`, its Auto classes beside AutoModel, and
+# its image processor where it has one of its own.
+CONFIGS = {"handmim": "HandMIMConfig", "hiu_dmtl": "HIUDMTLConfig", "hand_detector": "HandDetectorConfig"}
+AUTO_CLASSES = {"hand_detector": ("AutoModelForObjectDetection",)}
+PROCESSORS = {"hand_detector": "HandDetectorImageProcessor"}
+PROCESSOR = "HandMIMImageProcessor"
 
 
 def architecture(config: dict[str, Any]) -> str:
@@ -50,7 +54,8 @@ def marked_config(config: dict[str, Any], carry_code: bool) -> dict[str, Any]:
     """A config.json that says where its classes are, or, without code, nothing of it."""
     marked = {name: value for name, value in config.items() if name not in ("auto_map", "custom_pipelines")}
     if carry_code:
-        classes = {"AutoConfig": CONFIGS[config["model_type"]], "AutoModel": architecture(config)}
+        autos = ("AutoModel", *AUTO_CLASSES.get(config["model_type"], ()))
+        classes = {"AutoConfig": CONFIGS[config["model_type"]]} | dict.fromkeys(autos, architecture(config))
         marked["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in classes.items()}
         if has_mesh(config):
             marked["custom_pipelines"] = {TASK: {"impl": f"{ENTRY}.{PIPELINE}", "pt": ["AutoModel"]}}
@@ -60,17 +65,30 @@ def marked_config(config: dict[str, Any], carry_code: bool) -> dict[str, Any]:
 def marked_processor(values: dict[str, Any], carry_code: bool) -> dict[str, Any]:
     """A preprocessor_config.json that says where its class is, or, without code, nothing of it."""
     marked = {name: value for name, value in values.items() if name != "auto_map"}
-    return marked | {"auto_map": {"AutoImageProcessor": f"{ENTRY}.{PROCESSOR}"}} if carry_code else marked
+    name = processor_of(values)
+    return marked | {"auto_map": {"AutoImageProcessor": f"{ENTRY}.{name}"}} if carry_code else marked
 
 
-def copy_code(config: dict[str, Any] | None, folder: Path) -> None:
+def processor_class(config: dict[str, Any]) -> str:
+    """The public name of the image processor of a config.json's model."""
+    return PROCESSORS.get(config["model_type"], PROCESSOR)
+
+
+def processor_of(values: dict[str, Any]) -> str:
+    """The public name of the class that a preprocessor_config.json is of."""
+    name = values.get("image_processor_type")
+    return name if name in PROCESSORS.values() else PROCESSOR
+
+
+def copy_code(config: dict[str, Any] | None, folder: Path, processor: str = PROCESSOR) -> None:
     """Puts the files of a checkpoint's classes into a folder, and the open hand's arrays if it poses that hand.
 
     Args:
         config: Contents of config.json; None: only the image processor.
         folder: That is to be uploaded.
+        processor: Public name of the image processor that goes alone.
     """
-    names = carried_classes(config)
+    names = {processor} if config is None else carried_classes(config)
     for file in code_files({_module(name) for name in names}):
         shutil.copyfile(file, folder / file.name)
     lines = ['"""The classes that this repository\'s configurations name, of the package handmim."""', ""]
@@ -89,11 +107,9 @@ def code_files(entries: set[str]) -> list[Path]:
     return sorted(files | {Path(found) for file in list(files) for found in get_relative_import_files(file)})
 
 
-def carried_classes(config: dict[str, Any] | None) -> set[str]:
+def carried_classes(config: dict[str, Any]) -> set[str]:
     """Public names of the classes that a checkpoint's files name."""
-    if config is None:
-        return {PROCESSOR}
-    names = {PROCESSOR, architecture(config), CONFIGS[config["model_type"]]}
+    names = {processor_class(config), architecture(config), CONFIGS[config["model_type"]]}
     return names | {PIPELINE} if has_mesh(config) else names
 
 

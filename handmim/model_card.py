@@ -19,6 +19,7 @@ from string import Template
 from typing import Any
 
 from .model_card_comparisons import belongs_to, is_comparison, load_comparison
+from .model_card_detections import check_detection, is_detection, load_detection
 from .model_card_reports import report_name
 from .model_card_weights import CardError, weights_checksum, weights_facts
 from .zoo import zoo
@@ -55,6 +56,7 @@ class CardFacts:
         pictures: Files (on this machine) that the card shows; they lie beside the card under their last names.
         carries_code: Whether the repository holds the Python files of the model.
         comparisons: Figures of other methods on the samples of a report, as tests/benchmarks/real_photos.py writes.
+        detections: Figures of a detector, as tests/benchmarks/hand_detection.py writes.
     """
 
     name: str
@@ -72,6 +74,12 @@ class CardFacts:
     pictures: tuple[str, ...] = ()
     carries_code: bool = False
     comparisons: tuple[Mapping[str, Any], ...] = ()
+    detections: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def measurements(self) -> tuple[Mapping[str, Any], ...]:
+        """All files of figures."""
+        return (*self.reports, *self.comparisons, *self.detections)
 
 
 def card_text(facts: CardFacts) -> str:
@@ -119,7 +127,8 @@ def collect_facts(
 
     Args:
         folder: With `config.json` and `model.safetensors` (or its shards).
-        reports: Files that `handmim evaluate` wrote, and comparisons that tests/benchmarks/real_photos.py wrote.
+        reports: Files that `handmim evaluate` wrote, and what tests/benchmarks/real_photos.py and, of detectors,
+            hand_detection.py wrote.
         notes: Markdown file with sections "## limits", ...; pictures it names lie where it says, beside it.
         repo_id: "org/name", where it is or will be on the Hub.
         licence: SPDX name; None: what the zoo says about a checkpoint of this name, else "".
@@ -138,7 +147,7 @@ def collect_facts(
     recipe = without_places(_recipe(folder) if recipe is None else recipe)
     name = name or _name(folder, repo_id, recipe)
     texts, pictures = ({}, ()) if notes is None else read_notes(Path(notes))
-    found, comparisons = _measured(reports)
+    measurements = _measured(reports)
     facts = CardFacts(
         name=name,
         repo_id=repo_id,
@@ -147,15 +156,16 @@ def collect_facts(
         datasets=tuple(_datasets(recipe) if datasets is None else datasets),
         base_model=base_model or _base_model(recipe),
         recipe=recipe,
-        reports=found,
         notes=texts,
         pictures=pictures,
         carries_code="auto_map" in config,
-        comparisons=comparisons,
+        **measurements,
         **weights_facts(folder),
     )
     for report in facts.reports:
         _check_report(report, facts, folder)
+    for figures in facts.detections:
+        check_detection(figures, folder)
     return facts
 
 
@@ -216,16 +226,18 @@ def _licence(name: str) -> str:
 
 
 def _datasets(recipe: Mapping[str, Any] | None) -> list[str]:
-    """Names in a recipe's data section, each once."""
-    entries = (recipe or {}).get("data") or []
-    entries = entries if isinstance(entries, list) else [entries]
-    names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
+    """Names in a recipe's sections of data, each once; a detector's scenes are synthetic, its photos are not."""
+    names: list[Any] = ["synthetic"] if (recipe or {}).get("scenes") else []
+    for section in ("data", "photos"):
+        entries = (recipe or {}).get(section) or []
+        entries = entries if isinstance(entries, list) else [entries]
+        names += [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
     return list(dict.fromkeys(str(name) for name in names if name))
 
 
 def _base_model(recipe: Mapping[str, Any] | None) -> str | None:
     """What a fine-tuning recipe's model section starts from."""
-    model = (recipe or {}).get("model")
+    model = (recipe or {}).get("model") or (recipe or {}).get("detector")
     starts = [model.get(key) for key in ("checkpoint", "pretrained", "timm")] if isinstance(model, Mapping) else []
     start = next((value for value in starts if isinstance(value, str) and value and "$" not in value), None)
     if start is None or not (Path(start).exists() or Path(start).name == "release"):
@@ -237,23 +249,27 @@ def _base_model(recipe: Mapping[str, Any] | None) -> str | None:
 # Reports
 
 
-def _measured(paths: Sequence[str | Path]) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
-    """Reports of our evaluation, and comparisons with other methods."""
+def _measured(paths: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], ...]]:
+    """Reports of our evaluation, comparisons with other methods, and figures of detectors, by `CardFacts`' names."""
     from .evaluation.report import load
 
-    reports, comparisons = [], []
+    reports: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for path in map(Path, paths):
         if is_comparison(path):
             comparisons.append(load_comparison(path))
+        elif is_detection(path):
+            detections.append(load_detection(path))
         else:
             reports.append(load(path))
-    names = Counter(map(report_name, [*reports, *comparisons]))
+    names = Counter(map(report_name, [*reports, *comparisons, *detections]))
     if max(names.values(), default=0) > 1:
         raise CardError(f"two reports are of the same run, {names.most_common(1)[0][0]}; give the one that counts")
     for comparison in comparisons:
         if not any(belongs_to(comparison, report) for report in reports):
             raise CardError(f"{report_name(comparison)} is on other samples than the reports; measure it on theirs")
-    return tuple(reports), tuple(comparisons)
+    return {"reports": tuple(reports), "comparisons": tuple(comparisons), "detections": tuple(detections)}
 
 
 def _check_report(report: Mapping[str, Any], facts: CardFacts, folder: Path) -> None:

@@ -18,11 +18,24 @@ MAX_BYTES = 5_000_000
 
 
 def is_comparison(path: Path) -> bool:
-    """Whether a file says that it is one; what cannot be read is left to whoever reads reports."""
+    """Whether a file says that it is one."""
+    return has_format(path, FORMAT)
+
+
+def has_format(path: Path, name: str) -> bool:
+    """Whether a JSON file says that it is of a format; what cannot be read is left to whoever reads reports."""
     try:
-        return path.stat().st_size <= MAX_BYTES and _format(json.loads(path.read_bytes())) == FORMAT
+        content = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(content, dict) and content.get("format") == name
+
+
+def check_kinds(path: Path, content: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Raises a CardError, which names the file, unless every entry is there and of its kind."""
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind):
+            raise CardError(f"{path}: its {name!r} must be {kind.__name__}; write it with tests/benchmarks again")
 
 
 def load_comparison(path: Path) -> dict[str, Any]:
@@ -32,13 +45,10 @@ def load_comparison(path: Path) -> dict[str, Any]:
         CardError: Something in it is missing or of another kind.
     """
     comparison = json.loads(path.read_bytes())
-    kinds = {"benchmark": str, "data": dict, "methods": dict, "notes": list}
-    for name, kind in kinds.items():
-        if not isinstance(comparison.get(name), kind):
-            raise CardError(f"{path}: its {name!r} must be {kind.__name__}; write it with tests/benchmarks again")
+    check_kinds(path, comparison, {"benchmark": str, "data": dict, "methods": dict, "notes": list})
     for name, method in comparison["methods"].items():
         metrics = method.get("metrics") if isinstance(method, dict) else None
-        if not isinstance(metrics, dict) or not all(map(_is_number, metrics.values())):
+        if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
             raise CardError(f"{path}: the metrics of {name!r} must be numbers; write it with tests/benchmarks again")
     return comparison
 
@@ -51,9 +61,6 @@ def belongs_to(comparison: Mapping[str, Any], report: Mapping[str, Any]) -> bool
     )
 
 
-def _format(content: Any) -> Any:
-    return content.get("format") if isinstance(content, dict) else None
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 HUB = "https://huggingface.co"
 REPORTS_FOLDER = "evaluation"
 # Of the Hub's tasks the one nearest to a mesh. Its pages offer no transformers pipeline of this name, which would fail.
-MESH_TASK, BACKBONE_TASK = "image-to-3d", "image-feature-extraction"
+TASKS = {"mesh": "image-to-3d", "backbone": "image-feature-extraction", "detector": "object-detection"}
+KIND_TAGS = {
+    "mesh": ("hand-mesh-estimation", "hand-pose-estimation", "3d-hand-pose"),
+    "backbone": ("hand-features",),
+    "detector": ("hand-detection",),
+}
 # SPDX names that the Hub knows, in lower case, as everything there.
 LICENCES = frozenset(
     "apache-2.0 mit bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 isc zlib unlicense wtfpl mpl-2.0 epl-1.0 "
@@ -41,15 +46,15 @@ def metadata_yaml(facts: CardFacts) -> str:
 
 def metadata(facts: CardFacts) -> dict[str, Any]:
     """The metadata as the Hub's specification has it; entries that say nothing are left out."""
-    mesh = has_mesh(facts.config)
+    what = kind(facts.config)
     values: dict[str, Any] = {
         # The Hub shows code for transformers as soon as a card says so: AutoModel, with trust_remote_code where there
         # is code. Without code in the repository this fails; a library it does not know gets no code from it.
-        "library_name": "transformers" if facts.carries_code and mesh else "handmim",
-        "pipeline_tag": MESH_TASK if mesh else BACKBONE_TASK,
+        "library_name": "transformers" if facts.carries_code and what != "backbone" else "handmim",
+        "pipeline_tag": TASKS[what],
         **licence(facts.licence),
         "datasets": [name for name in facts.datasets if is_repository(name)],
-        "tags": tags(facts, mesh),
+        "tags": tags(facts),
     }
     if facts.base_model and is_repository(facts.base_model):
         values |= {"base_model": facts.base_model, "base_model_relation": "finetune"}
@@ -59,10 +64,17 @@ def metadata(facts: CardFacts) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
+def kind(config: Mapping[str, Any]) -> str:
+    """What a model gives: "mesh", "detector" (boxes) or "backbone" (features)."""
+    names = [str(name) for name in config.get("architectures") or []]
+    if any(name.endswith("ForObjectDetection") for name in names):
+        return "detector"
+    return "backbone" if any(name.endswith(("Model", "ForPreTraining")) for name in names) else "mesh"
+
+
 def has_mesh(config: Mapping[str, Any]) -> bool:
-    """Whether a model gives meshes, or only features."""
-    names = config.get("architectures") or []
-    return not any(str(name).endswith(("Model", "ForPreTraining")) for name in names)
+    """Whether a model gives meshes."""
+    return kind(config) == "mesh"
 
 
 def is_repository(name: str) -> bool:
@@ -78,12 +90,11 @@ def licence(spdx: str) -> dict[str, str]:
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name).strip("-")}
 
 
-def tags(facts: CardFacts, mesh: bool) -> list[str]:
+def tags(facts: CardFacts) -> list[str]:
     """Words to search for; also the data that the Hub has no id of."""
-    known = ["handmim", "hand"]
-    known += ["hand-mesh-estimation", "hand-pose-estimation", "3d-hand-pose"] if mesh else ["hand-features"]
+    known = ["handmim", "hand", *KIND_TAGS[kind(facts.config)]]
     known.append(str(facts.config["model_type"]).replace("_", "-"))
-    if facts.config.get("hand_model") and mesh:
+    if facts.config.get("hand_model") and has_mesh(facts.config):
         known.append({"open": "open-hand"}.get(facts.config["hand_model"], str(facts.config["hand_model"])))
     known += [f"trained-on-{name}" for name in facts.datasets if not is_repository(name)]
     return list(dict.fromkeys(known))
@@ -105,7 +116,7 @@ def result(report: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
     dataset["args"] = {"samples": report["samples"], "report": report_name(report)}
     dataset["args"]["checksum"] = f"sha256:{checksum(report)}"  # bare digits with one e among them would be a number
     entry = {
-        "task": {"type": MESH_TASK, "name": "Hand mesh estimation"},
+        "task": {"type": TASKS["mesh"], "name": "Hand mesh estimation"},
         "dataset": dataset,
         "metrics": [
             {"type": name, "name": heading(name), "value": round(value, MEASURES[name].digits + 1), "verified": False}

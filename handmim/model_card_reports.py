@@ -18,8 +18,10 @@ _UNFIT = re.compile(r"[^a-z0-9.]+")
 
 
 def report_name(report: Mapping[str, Any]) -> str:
-    """The file name, beside its card, of a report or of a comparison with other methods."""
-    if "methods" in report:
+    """The file name, beside its card, of a report, a comparison with other methods, or figures of a detector."""
+    if "min_score" in report:
+        parts = [report["benchmark"], report["split"], "detection"]
+    elif "methods" in report:
         parts = [report["benchmark"], "comparison"]
     else:
         parts = [report["benchmark"], report["split"], *marks(report)]

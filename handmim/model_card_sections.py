@@ -8,25 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .model_card_comparisons import belongs_to
-from .model_card_metadata import has_mesh, is_repository
+from .model_card_detections import detection_results
+from .model_card_metadata import has_mesh, is_repository, kind
 from .model_card_reports import cell, checksum, figures, groups, marks, one_line, report_name, table
 
 if TYPE_CHECKING:
     from .model_card import CardFacts
 
-MESH_SUMMARY = "3D hand meshes from single RGB images: one hand crop in, the mesh of the {hand} out."
-BACKBONE_SUMMARY = "A backbone for 3D hand mesh estimation, pre-trained on pictures of hands; it has no mesh head yet."
+SUMMARIES = {
+    "mesh": "3D hand meshes from single RGB images: one hand crop in, the mesh of the {hand} out.",
+    "backbone": "A backbone for 3D hand mesh estimation, pre-trained on pictures of hands; it has no mesh head yet.",
+    "detector": "Finds hands in photos: a whole photo in, boxes, sides and scores of its hands out.",
+}
 HANDS = {"open": "open hand (CC0)", "mano": "MANO hand"}
 HAND_MODELS = {
     "open": "`open`: 1649 vertices, MANO's joints and parameter layout, not MANO's parameters (CC0-1.0)",
     "mano": "MANO: 778 vertices; not in this repository, bring your own file (not for commercial use)",
 }
-BACKBONE_INTENDED = "For research on hands: a starting point of fine-tuning, and features of pictures of hands."
-INTENDED = (
-    "For research on hands, for starting points of fine-tuning, and for trying out what hand meshes can do. Not for "
-    "measuring people, medical use or identification. The scale is that of the hand model's shape, and depth follows "
-    "the assumed focal length: one picture does not tell a small near hand from a large far one."
-)
+INTENDED = {
+    "mesh": "For research on hands, for starting points of fine-tuning, and for trying out what hand meshes can do. "
+    "Not for measuring people, medical use or identification. The scale is that of the hand model's shape, and depth "
+    "follows the assumed focal length: one picture does not tell a small near hand from a large far one.",
+    "backbone": "For research on hands: a starting point of fine-tuning, and features of pictures of hands.",
+    "detector": "For finding hands in photos before a mesh is fitted, and as a starting point of fine-tuning. Not for "
+    "identifying or watching people.",
+}
 NOT_EVALUATED = "Not evaluated yet: no figures are known of these weights."
 LICENCES = {
     "open": "the open hand CC0-1.0",
@@ -64,12 +70,12 @@ def sections(facts: CardFacts) -> dict[str, str]:
         "facts": facts_table(facts),
         "use": use(facts),
         "use_without": use_without(facts),
-        "reports": "\n\n".join([results(report, facts) for report in facts.reports] or [NOT_EVALUATED]),
+        "reports": "\n\n".join(measured(facts) or [NOT_EVALUATED]),
         "results": notes.get("results", ""),
         "training": notes.get("training", ""),
         "recipe": recipe(facts.recipe),
         "limits": notes.get("limits", ""),
-        "intended": notes.get("intended use") or (INTENDED if has_mesh(facts.config) else BACKBONE_INTENDED),
+        "intended": notes.get("intended use") or INTENDED[kind(facts.config)],
         "licences": "\n\n".join(filter(None, [licences(facts), notes.get("licences", "")])),
         "citation": PAPERS.get(facts.config["model_type"], ""),
     }
@@ -78,7 +84,7 @@ def sections(facts: CardFacts) -> dict[str, str]:
 def summary(config: Mapping[str, Any]) -> str:
     """One sentence about a checkpoint that nobody wrote about."""
     hand = HANDS.get(config.get("hand_model"), "hand")
-    return MESH_SUMMARY.format(hand=hand) if has_mesh(config) else BACKBONE_SUMMARY
+    return SUMMARIES[kind(config)].format(hand=hand)
 
 
 def pictures(facts: CardFacts) -> str:
@@ -100,7 +106,8 @@ def facts_table(facts: CardFacts) -> str:
     rows = [("network", network(config))]
     rows.append(("parameters, size", f"{millions(facts.parameters)}, {size(facts.size_bytes)} ({cell(facts.dtype)})"))
     if (flops := known_flops(facts)) is not None:
-        rows.append(("arithmetic", f"{flops / 1e9:.2g} GFLOPs a crop, two for each multiply-add"))
+        picture = "photo" if kind(config) == "detector" else "crop"
+        rows.append(("arithmetic", f"{flops / 1e9:.2g} GFLOPs a {picture}, two for each multiply-add"))
     if has_mesh(config) and hand:
         rows.append(("hand model", HAND_MODELS.get(hand, cell(hand))))
     if facts.datasets:
@@ -113,6 +120,8 @@ def facts_table(facts: CardFacts) -> str:
 
 def network(config: Mapping[str, Any]) -> str:
     """The network in a few words."""
+    if kind(config) == "detector":
+        return f"residual network with a feature pyramid; whole photos, {config.get('image_size', '?')} px"
     crop = f"{config.get('image_size', '?')} px crops, the hand a right one (left hands are mirrored)"
     if config["model_type"] == "hiu_dmtl":
         return f"HIU-DMTL, {config.get('num_stacks', '?')} stacks; {crop}"
@@ -153,6 +162,8 @@ def linked(base: str) -> str:
 
 def use(facts: CardFacts) -> str:
     """Code for users of the package, which a test runs."""
+    if kind(facts.config) == "detector":
+        return use_detector(facts)
     if not has_mesh(facts.config):
         return fenced(
             "import handmim  # registers the model with transformers\n"
@@ -179,6 +190,24 @@ def use(facts: CardFacts) -> str:
     mano = "The hand model is yours to bring: `handmim mano install MANO_RIGHT.pkl`, once.\n\n"
     needs = mano if facts.config.get("hand_model") == "mano" else ""
     return f"{needs}{fenced(code)}\n\nThe same as a pipeline of transformers:\n\n{fenced(pipe)}"
+
+
+def use_detector(facts: CardFacts) -> str:
+    """Code for users of the package: as what finds the hands of a mesh model, and by itself."""
+    name = '"open"' if in_the_wheel(facts) else where(facts)
+    code = (
+        "from handmim import HandMIM\n\n"
+        f"model = HandMIM.from_pretrained(detector={name})\n"
+        'for hand in model("photo.jpg"):\n'
+        "    print(hand.box, hand.handedness)"
+    )
+    alone = (
+        "from handmim.detection import resolve_detector\n"
+        "from handmim.images import load_image\n\n"
+        f'for hand in resolve_detector({name}).detect(load_image("photo.jpg").pixels):\n'
+        "    print(hand.box, hand.handedness, hand.score)  # xyxy, pixels; a side or None"
+    )
+    return f"{fenced(code)}\n\nBoxes alone:\n\n{fenced(alone)}"
 
 
 def use_without(facts: CardFacts) -> str:
@@ -214,6 +243,11 @@ def fenced(code: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Results, training, licences
+
+
+def measured(facts: CardFacts) -> list[str]:
+    """All that was measured, a part for each file."""
+    return [results(report, facts) for report in facts.reports] + [*map(detection_results, facts.detections)]
 
 
 def results(report: Mapping[str, Any], facts: CardFacts) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_hand_detector import HandDetectorConfig
+from .hand_pretrained import HandPreTrainedModel
 from .losses_detection import box_loss, cell_centres, centre_loss, detection_targets, side_loss
 
 # Logarithms of distances beyond this are no hand's, and would overflow in half precision.
@@ -105,7 +105,7 @@ def cell_head(width: int, start: tuple[float, ...]) -> nn.Sequential:
     return nn.Sequential(ConvNorm(width, width), CellOutput(width, start))
 
 
-class HandDetectorForObjectDetection(PreTrainedModel):
+class HandDetectorForObjectDetection(HandPreTrainedModel):
     """Finds hands: a square picture in, a score, a box and a side for every cell of a grid out.
 
     `HandDetectorImageProcessor` fits photos into the square and makes a list of hands of what comes out.
@@ -116,9 +116,6 @@ class HandDetectorForObjectDetection(PreTrainedModel):
 
     config_class = HandDetectorConfig
     base_model_prefix = "detector"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    accepts_loss_kwargs = False
 
     def __init__(self, config: HandDetectorConfig) -> None:
         super().__init__(config)
@@ -134,6 +131,7 @@ class HandDetectorForObjectDetection(PreTrainedModel):
         prior = math.log(config.score_prior / (1 - config.score_prior))
         self.hands = cell_head(neck, (prior, 0.0, 0.0, 0.0, 0.0))  # centre, log distances to the four sides
         self.side = cell_head(neck, (0.0,))
+        self.gradient_checkpointing = False
         self.post_init()
 
     @torch.no_grad()
@@ -146,13 +144,12 @@ class HandDetectorForObjectDetection(PreTrainedModel):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            init.constant_(module.weight, 0.0 if isinstance(module, ClosingNorm) else 1.0)
-            init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+        else:
+            super()._init_weights(module)
+            if isinstance(module, ClosingNorm):
+                init.zeros_(module.weight)
 
+    @can_return_tuple
     def forward(
         self, pixel_values: Tensor, labels: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> HandDetectorOutput:
@@ -170,17 +167,20 @@ class HandDetectorForObjectDetection(PreTrainedModel):
                 f"got {tuple(pixel_values.shape)}"
             )
         # Maps keep this order of memory through all layers: a fifth faster on CPUs.
-        x, maps = self.stem(pixel_values.contiguous(memory_format=torch.channels_last)), []
+        pixels = pixel_values.to(self.dtype, memory_format=torch.channels_last)
+        x, maps = self.stem(pixels), []
         for stage in self.stages:
-            x = stage(x)
+            again = self.gradient_checkpointing and self.training
+            x = self._gradient_checkpointing_func(stage.__call__, x) if again else stage(x)
             maps.append(x)
         x = self.pyramid(maps[1:])
-        found, right = self.hands(x), self.side(x).squeeze(1)
-        output = HandDetectorOutput(logits=found[:, 0], pred_boxes=self._boxes(found[:, 1:]), side_logits=right)
+        found, side_logits = self.hands(x), self.side(x).squeeze(1)
+        logits, boxes = found[:, 0], self._boxes(found[:, 1:])
+        loss = losses = None
         if labels is not None:
-            output.losses = self._losses(output, labels)
-            output.loss = sum(self.config.loss_weights[name] * value for name, value in output.losses.items())
-        return output
+            losses = self._losses(logits, boxes, side_logits, labels)
+            loss = sum(self.config.loss_weights[name] * value for name, value in losses.items())
+        return HandDetectorOutput(loss=loss, losses=losses, logits=logits, pred_boxes=boxes, side_logits=side_logits)
 
     def _boxes(self, log_distances: Tensor) -> Tensor:
         """(B, 4, h, w) logarithms of left, up, right, down over half the unit -> (B, h, w, 4) xyxy pixels, float32."""
@@ -189,13 +189,15 @@ class HandDetectorForObjectDetection(PreTrainedModel):
         x, y = cell_centres(log_distances.shape[-1], self.config.stride, log_distances.device).unbind(-1)
         return torch.stack([x - left, y - up, x + right, y + down], -1)
 
-    def _losses(self, output: HandDetectorOutput, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        side = output.logits.shape[-1]
-        target = detection_targets(labels["boxes"], labels["right"], labels["counted"], side, self.config.stride)
+    def _losses(
+        self, logits: Tensor, boxes: Tensor, side_logits: Tensor, labels: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        cells = logits.shape[-1]
+        target = detection_targets(labels["boxes"], labels["right"], labels["counted"], cells, self.config.stride)
         return {
-            "centre": centre_loss(output.logits, target.centre, target.care),
-            "box": box_loss(output.pred_boxes, target.boxes, target.weight),
-            "side": side_loss(output.side_logits, target.right, target.weight),
+            "centre": centre_loss(logits, target.centre, target.care),
+            "box": box_loss(boxes, target.boxes, target.weight),
+            "side": side_loss(side_logits, target.right, target.weight),
         }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint_safety import check_folder
-from .hub_code import copy_code, marked_processor
+from .hub_code import copy_code, marked_processor, processor_of
 from .model_card import collect_facts
 from .repository_folder import (
     CARD,
@@ -221,9 +221,10 @@ def push(
             return push_folder(saved, repo_id, carry_code=carry_code, **options)
         staged = Path(temporary) / "staged"
         staged.mkdir()
-        write_json(staged / PROCESSOR, marked_processor(read_json(saved / PROCESSOR), carry_code))
+        values = read_json(saved / PROCESSOR)
+        write_json(staged / PROCESSOR, marked_processor(values, carry_code))
         if carry_code:
-            copy_code(None, staged)
+            copy_code(None, staged, processor_of(values))
         check_folder(staged)
         unknown = options.keys() & {"reports", "notes", "licence", "base_model", "datasets"}
         if unknown:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .checkpoint_safety import check_folder, kind_fault, raise_faults
 from .errors import HandMIMError
-from .hub_code import PACKAGE, architecture, copy_code, marked_config, marked_processor
+from .hub_code import PACKAGE, architecture, copy_code, marked_config, marked_processor, processor_class
 from .model_card import CardFacts, card_text
 from .model_card_metadata import REPORTS_FOLDER
 from .model_card_reports import report_bytes, report_name
@@ -118,7 +118,7 @@ def _write_facts(folder: Path, facts: CardFacts) -> None:
 
         text = yaml.safe_dump(dict(facts.recipe), sort_keys=False)
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    for report in (*facts.reports, *facts.comparisons):  # under the name and with the check sum that the card states
+    for report in facts.measurements:  # under the name and with the check sum that the card states
         (folder / REPORTS_FOLDER).mkdir(exist_ok=True)
         (folder / REPORTS_FOLDER / report_name(report)).write_bytes(report_bytes(report))
 
@@ -127,9 +127,10 @@ def _processor(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Of the checkpoint, or, where a Trainer saved none, the one that `from_pretrained` takes then."""
     if (checkpoint / PROCESSOR).is_file():
         return read_json(checkpoint / PROCESSOR)
-    from .image_processing_handmim import HandMIMImageProcessor
+    import handmim
 
-    return json.loads(HandMIMImageProcessor(size=config["image_size"]).to_json_string())
+    kind = getattr(handmim, processor_class(config))
+    return json.loads(kind(size=config["image_size"]).to_json_string())
 
 
 def _weight_files(checkpoint: Path) -> list[Path]:

@@ -14,6 +14,7 @@ import handmim.commands
 import handmim.synthesis.series
 from handmim.cli import build_parser, main
 from handmim.commands import output_stems
+from handmim.synthesis.generator import HandsShown
 
 
 @pytest.fixture()
@@ -95,6 +96,9 @@ def test_the_detector_is_named(predict, photo: Path, capsys: pytest.CaptureFixtu
     monkeypatch.setattr("handmim.mediapipe_detector.find_spec", lambda name: None)  # no mediapipe
     monkeypatch.delenv("HANDMIM_MEDIAPIPE_TASK", raising=False)
     predict(photo, "--detector", "auto")
+    assert "hands are looked for by open\n" in capsys.readouterr().err
+    monkeypatch.setattr("handmim.open_detector.OpenHandDetector.is_here", lambda: False)
+    predict(photo, "--detector", "auto")
     assert "by whole-image (mediapipe is not installed; pip install handmim[detect])\n" in capsys.readouterr().err
 
 
@@ -171,7 +175,11 @@ def fake_generate(seed: int, index: range, size: int = 128, **_: object) -> hand
     pixels = images.permute(0, 3, 1, 2) / 127.5 - 1
     labels = StubNetwork()(pixels, intrinsics)
     labels |= {"mask": images[..., 0] > 100, "visibility": labels["joints"][..., 2] > 0, "hand": torch.ones(len(index))}
-    return handmim.synthesis.SyntheticBatch(images, intrinsics, labels)
+    points = labels["keypoints_2d"]
+    boxes = torch.cat([points.amin(1), points.amax(1)], 1)
+    count = torch.ones(len(index))
+    hands = HandsShown(torch.arange(len(index)), boxes, count == 0, count)
+    return handmim.synthesis.SyntheticBatch(images, intrinsics, labels, hands)
 
 
 def check_demo(checkpoint: Path, out: Path, capsys: pytest.CaptureFixture) -> None:

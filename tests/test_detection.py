@@ -23,6 +23,7 @@ from handmim.detection import (
 from handmim.errors import InputError
 from handmim.hand_boxes import Detection, box_around, clip_box, overlap_of
 from handmim.mediapipe_detector import DetectorUnavailableError, MediaPipeDetector
+from handmim.open_detector import OpenHandDetector
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
 POINTS = [SimpleNamespace(x=0.25, y=0.5), SimpleNamespace(x=0.5, y=0.75)]
@@ -132,7 +133,7 @@ def test_mediapipe_of_old_wheels_mirrors_sides(mediapipe: types.ModuleType):
 def test_mediapipe_of_new_wheels_needs_its_task_file(
     mediapipe: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert resolve_detector("auto").name == "whole-image" and available_detectors() == ["whole-image"]
+    assert resolve_detector("auto").name == "open" and available_detectors() == ["open", "whole-image"]
     with pytest.raises(DetectorUnavailableError, match=mediapipe_detector.TASK_FILE_VARIABLE):
         MediaPipeDetector()
     with pytest.raises(DetectorUnavailableError, match="does not exist"):
@@ -140,7 +141,7 @@ def test_mediapipe_of_new_wheels_needs_its_task_file(
     task = tmp_path / mediapipe_detector.TASK_FILE_NAME
     task.touch()
     monkeypatch.setenv(mediapipe_detector.TASK_FILE_VARIABLE, str(tmp_path))
-    assert available_detectors() == ["mediapipe", "whole-image"]
+    assert available_detectors() == ["mediapipe", "open", "whole-image"]
     (found,) = resolve_detector("mediapipe").detect(IMAGE)
     assert found.handedness == "right"
     ((kind, options),) = mediapipe.calls
@@ -160,7 +161,15 @@ def test_models_in_the_wheel_go_before_the_environment(
     assert resolve_detector("auto").name == "mediapipe"
 
 
-def test_without_mediapipe_auto_takes_the_whole_picture(no_mediapipe: None):
+def test_without_mediapipe_auto_takes_our_own(no_mediapipe: None):
+    assert isinstance(resolve_detector("auto"), OpenHandDetector) and isinstance(resolve_detector("open"), HandDetector)
+
+
+def test_without_any_detector_auto_takes_the_whole_picture(no_mediapipe: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(OpenHandDetector, "is_here", lambda: False)
+    assert available_detectors() == ["whole-image"]
+    with pytest.raises(DetectorUnavailableError, match="comes with the package"):
+        resolve_detector("open")
     found = resolve_detector("auto")
     assert isinstance(found, WholeImage) and "pip install handmim[detect]" in found.reason
     assert resolve_detector("whole-image").reason is None

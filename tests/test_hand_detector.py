@@ -1,6 +1,7 @@
 """The hand detector: a transformers model, boxes in the photo's pixels, and its way through the front door."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_tester import ModelTests
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from handmim.configuration_hand_detector import LABELS, HandDetectorConfig
@@ -22,6 +25,25 @@ from handmim.modeling_hand_detector import HandDetectorForObjectDetection, HandD
 from handmim.open_detector import OpenHandDetector
 
 SMALL = {"image_size": 64, "widths": (4, 8, 8, 8, 8), "depths": (1, 1, 1, 1), "neck_width": 8}
+
+
+class TestModel(ModelTests):
+    model_class = HandDetectorForObjectDetection
+    output_names = ("logits", "pred_boxes", "side_logits")
+    checkpointed_module = "stages.1.1.first"
+    bfloat16_tolerance = 1.0  # pixels
+
+    def make_config(self) -> HandDetectorConfig:
+        return HandDetectorConfig(**SMALL)
+
+    def make_inputs(self, config: HandDetectorConfig) -> dict[str, Any]:
+        boxes = torch.tensor([[[4.0, 4.0, 40.0, 44.0], [40.0, 44.0, 62.0, 60.0]]]).repeat(2, 1, 1)
+        labels = {"boxes": boxes, "right": torch.tensor([[1.0, 0.0]]).repeat(2, 1), "counted": torch.ones(2, 2) > 0}
+        return {"pixel_values": torch.rand(2, 3, config.image_size, config.image_size) * 2 - 1, "labels": labels}
+
+    def test_checkpoint_holds_no_hand_model_array(self, model: HandDetectorForObjectDetection, tmp_path: Path) -> None:
+        model.save_pretrained(tmp_path)
+        assert not [name for name in load_file(tmp_path / "model.safetensors") if "hand_model" in name]
 
 
 def small_detector(seed: int = 0) -> HandDetectorForObjectDetection:

@@ -12,7 +12,6 @@ folder of photos that show none. Pictures a second are of one process with all o
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -25,12 +24,12 @@ import numpy as np
 
 from handmim.atomic_files import atomic_file
 from handmim.detection import Detection, WholeImage
-from handmim.detector_card import FORMAT
 from handmim.evaluation.real_photos import RealPhotos
 from handmim.evaluation.report import table, versions
 from handmim.hand import HandMIM
 from handmim.hand_boxes import JOINT_MARGIN, box_around, clip_box, overlap_of
 from handmim.images import IMAGE_SUFFIXES, load_image
+from handmim.model_card_detections import FORMAT, file_checksum
 from handmim.open_detector import EMBEDDED_DETECTOR, OpenHandDetector
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -87,8 +86,10 @@ def main() -> None:
     if args.out:
         result = {
             "format": FORMAT,
-            "weights": hashlib.sha256((args.detector / "model.safetensors").read_bytes()).hexdigest(),
-            "data": {"split": args.split, "photos": len(pictures), "hands": len(reader), "empty": len(nothing)},
+            "benchmark": reader.name,
+            "split": args.split,
+            "weights": file_checksum(args.detector),
+            "counts": {"photos": len(pictures), "hands": len(reader), "empty": len(nothing)},
             "min_score": args.min_score,
             "methods": rows,
             "versions": versions(),
