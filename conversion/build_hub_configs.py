@@ -41,7 +41,7 @@ ON_THE_HUB: frozenset[str] = frozenset()
 RESEARCH, FREE = "CC-BY-NC-4.0", "Apache-2.0"
 PROCESSOR_FIELDS = (
     "box_scale", "do_normalize", "do_rescale", "image_mean", "image_processor_type", "image_std", "max_hands",
-    "overlap", "rescale_factor", "side_certainty", "size",
+    "min_score", "overlap", "rescale_factor", "side_certainty", "size",
 )  # fmt: skip
 DETECTOR = "HandDetectorForObjectDetection"
 

@@ -93,7 +93,7 @@ class HubDetector:
 
     Args:
         model: Hub id or folder.
-        min_score: least confidence.
+        min_score: least confidence; None: what the model's image processor says, if it does, or 0.5.
         overlap: of two boxes that share more of their union than this, the less certain is dropped.
         pipeline_kwargs: `device`, `revision`, `token`, `trust_remote_code`, ... of `transformers.pipeline`.
 
@@ -103,16 +103,20 @@ class HubDetector:
 
     refine = False
 
-    def __init__(self, model: str | os.PathLike, min_score: float = 0.5, overlap: float = 0.7, **pipeline_kwargs: Any):
+    def __init__(
+        self, model: str | os.PathLike, min_score: float | None = None, overlap: float = 0.7, **pipeline_kwargs: Any
+    ) -> None:
         from transformers import pipeline
 
-        self.name = os.fspath(model)
-        self.min_score, self.overlap = min_score, overlap
+        self.name, self.overlap = os.fspath(model), overlap
         try:
             self._pipeline = pipeline("object-detection", model=self.name, **pipeline_kwargs)
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"no object detector could be loaded from {self.name!r} ({reason})") from error
+        self.min_score = min_score
+        if min_score is None:
+            self.min_score = getattr(self._pipeline.image_processor, "min_score", 0.5)
         self.labels = hand_labels(self._pipeline.model.config.id2label.values())
         if not self.labels:
             known = ", ".join(map(str, list(self._pipeline.model.config.id2label.values())[:8]))

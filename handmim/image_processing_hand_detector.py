@@ -15,6 +15,8 @@ LEFT, RIGHT, EITHER = range(3)  # rows of `configuration_hand_detector.LABELS`
 class HandDetectorImageProcessorKwargs(HandMIMImageProcessorKwargs, total=False):
     """Options beside those of `HandMIMImageProcessor`.
 
+    min_score (`float`, *optional*, defaults to 0.3):
+        Least score of a hand, where the caller names none.
     overlap (`float`, *optional*, defaults to 0.5):
         Of two boxes that share more of their union than this, the less certain is dropped.
     max_hands (`int`, *optional*, defaults to 16):
@@ -23,6 +25,7 @@ class HandDetectorImageProcessorKwargs(HandMIMImageProcessorKwargs, total=False)
         From which probability of a side on a hand is called left or right.
     """
 
+    min_score: float | int | None
     overlap: float | int | None
     max_hands: int | None
     side_certainty: float | int | None
@@ -34,6 +37,7 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
     Args:
         size: {"height": S, "width": S}, or S: side of the square, pixels.
         image_mean, image_std: of RGB in [0, 1]; 0.5 and 0.5 map pixels to [-1, 1].
+        min_score: least score of a hand, where the caller names none.
         overlap: of two boxes that share more of their union than this, the less certain is dropped.
         max_hands: most hands of a picture.
         side_certainty: from which probability of a side on a hand is called left or right.
@@ -42,6 +46,7 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
     valid_kwargs = HandDetectorImageProcessorKwargs
     size = {"height": 192, "width": 192}
     box_scale = 1.0
+    min_score = 0.3
     overlap = 0.5
     max_hands = 16
     side_certainty = 0.8
@@ -50,13 +55,13 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
         super().__init__(**kwargs)
 
     def post_process_object_detection(
-        self, outputs: Any, threshold: float = 0.5, target_sizes: Any = None
+        self, outputs: Any, threshold: float | None = None, target_sizes: Any = None
     ) -> list[dict[str, Tensor]]:
         """Lists of hands, as transformers' object detectors give them.
 
         Args:
             outputs: `HandDetectorOutput` of B pictures.
-            threshold: least score.
+            threshold: least score; None: `min_score`.
             target_sizes: (B, 2) height and width of the pictures, pixels; None leaves boxes in the square's pixels.
 
         Returns:
@@ -66,6 +71,7 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
         """
         scores, right = (outputs[name].float().sigmoid().cpu() for name in ("logits", "side_logits"))
         boxes = outputs["pred_boxes"].float().cpu()
+        threshold = self.min_score if threshold is None else threshold
         peak = scores == F.max_pool2d(scores[:, None], 3, 1, 1)[:, 0]
         results = []
         for index in range(len(scores)):

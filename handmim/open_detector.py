@@ -18,13 +18,13 @@ class OpenHandDetector:
 
     Args:
         source: folder of the checkpoint; by default the one in the package.
-        min_score: least score of a hand.
+        min_score: least score of a hand; None: what the checkpoint says.
     """
 
     name = "open"
     refine = False
 
-    def __init__(self, source: str | os.PathLike = EMBEDDED_DETECTOR, min_score: float = 0.3) -> None:
+    def __init__(self, source: str | os.PathLike = EMBEDDED_DETECTOR, min_score: float | None = None) -> None:
         self.source, self.min_score = Path(source), min_score
 
     @staticmethod

@@ -200,7 +200,7 @@ def test_transformers_own_pipeline_runs_it(folder: Path):
 
 def test_a_folder_is_a_detector(folder: Path):
     detector = resolve_detector(folder)
-    assert isinstance(detector, HubDetector) and detector.labels == set(LABELS)
+    assert isinstance(detector, HubDetector) and detector.labels == set(LABELS) and detector.min_score == 0.3
     detector.min_score = 0.0
     assert all(hand.box[2] <= 79.5 for hand in detector.detect(np.zeros((60, 80, 3), np.uint8)))
 

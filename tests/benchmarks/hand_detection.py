@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--split", default="dev")
     parser.add_argument("--detector", type=Path, default=EMBEDDED_DETECTOR, help="folder of our detector")
-    parser.add_argument("--min-score", type=float, default=0.3)
+    parser.add_argument("--min-score", type=float, default=0.3, help="of our detector")
     parser.add_argument("--size", type=int, help="side of our detector's input, in place of the checkpoint's")
     parser.add_argument("--model", default="embedded", help="mesh checkpoint of the refinements and of sides")
     parser.add_argument("--only-ours", action="store_true")
