@@ -28,7 +28,8 @@ class HandDetector(Protocol):
     Attributes:
         name: what `resolve_detector` knows it by; for messages and reports.
         refine: whether its boxes only say where to start looking: then they are cut out as they are, without a margin,
-            and the crop is refined. A detector without this attribute has found the hands.
+            and the crop is refined. A detector without this attribute has found the hands. One whose boxes are rough
+            may in addition have `refinements`, how often crops are moved to the hands that they show.
     """
 
     name: str

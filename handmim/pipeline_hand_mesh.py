@@ -54,7 +54,7 @@ class Job:
         sides: for each box "left", "right" or None, to be found.
         intrinsics: (3, 3) float64, pixels.
         intrinsics_source: "given", "exif" or "default".
-        refine: whether the boxes only say where to start looking; they have no margin to be added then.
+        refinements: how often crops are moved to the hands that they show, since the boxes are rough.
     """
 
     image: LoadedImage
@@ -62,7 +62,7 @@ class Job:
     sides: list[str | None]
     intrinsics: np.ndarray
     intrinsics_source: str
-    refine: bool = False
+    refinements: int = 0
 
 
 class HandMeshPipeline(Pipeline):
@@ -162,34 +162,35 @@ class HandMeshPipeline(Pipeline):
         intrinsics, source = resolve_intrinsics(request.image, request.intrinsics)
         if request.boxes is not None:
             boxes, _ = resolve_boxes(request, self.image_processor.box_scale)
-            sides, refine = resolve_handedness(request.handedness, len(boxes), None), False
+            sides, refinements = resolve_handedness(request.handedness, len(boxes), None), 0
         else:
-            boxes, sides, refine = self._detect(request)
-        return {"jobs": [Job(request.image, boxes, sides, intrinsics, source, refine)]}
+            boxes, sides, refinements = self._detect(request)
+        return {"jobs": [Job(request.image, boxes, sides, intrinsics, source, refinements)]}
 
-    def _detect(self, request: HandRequest) -> tuple[np.ndarray, list[str | None], bool]:
-        """Boxes (N, 4) and sides of the hands in a picture, and whether the boxes are only a place to start.
+    def _detect(self, request: HandRequest) -> tuple[np.ndarray, list[str | None], int]:
+        """Boxes (N, 4) and sides of the hands in a picture, and how often they are to be refined.
 
-        Those are cut out as they are, without the margin that the processor adds: the crop of a whole picture should
-        hold the picture and nothing around it.
+        Boxes that are only a place to start are cut out as they are, without the margin that the processor adds: the
+        crop of a whole picture should hold the picture and nothing around it.
         """
         detections = self.detector.detect(request.image.pixels)
         boxes = np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
         known = resolve_handedness(request.handedness, len(detections), None)
         sides = [side or detection.handedness for side, detection in zip(known, detections, strict=True)]
         refine = bool(getattr(self.detector, "refine", False))
-        return scaled(boxes, 1 / self.image_processor.box_scale) if refine else boxes, sides, refine
+        refinements = int(getattr(self.detector, "refinements", REFINEMENTS if refine else 0))
+        return scaled(boxes, 1 / self.image_processor.box_scale) if refine else boxes, sides, refinements
 
     def _forward(self, model_inputs: dict[str, list[Job]], maps: bool = True) -> dict[str, Any]:
         """All pictures of a batch: `jobs` -> `hands`, a list of dicts for each."""
         jobs = model_inputs["jobs"]
         hands = self._estimate(jobs, maps)
-        rough = [index for index, job in enumerate(jobs) if job.refine]
-        latest = [hands[index] for index in rough]
-        for _ in range(REFINEMENTS if rough else 0):
-            nearer = [_refined(jobs[index], found) for index, found in zip(rough, latest, strict=True)]
-            latest = self._estimate(nearer, maps)
-            for index, found in zip(rough, latest, strict=True):
+        latest = dict(enumerate(hands))
+        for done in range(max((job.refinements for job in jobs), default=0)):
+            rough = [index for index, job in enumerate(jobs) if job.refinements > done]
+            nearer = [_refined(jobs[index], latest[index]) for index in rough]
+            latest = dict(zip(rough, self._estimate(nearer, maps), strict=True))
+            for index, found in latest.items():
                 hands[index] = [better(*pair) for pair in zip(hands[index], found, strict=True)]
         return {"hands": hands}
 

@@ -220,6 +220,24 @@ def test_detector_gives_boxes_and_sides() -> None:
     assert stub_model(detector=Nothing()).pipeline(picture()) == []
 
 
+def test_rough_boxes_have_a_margin_and_a_second_look() -> None:
+    class Rough:
+        name, refine, refinements = "rough", False, 1
+
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            return [Detection(np.array([20.0, 20, 90, 80]), "right")] * int(image[0, 0, 0] == 0)
+
+    for best in (0, 1):
+        scores = iter(np.eye(2)[best])
+        finder = stub_model(detector=Rough(), right=lambda pixels, scores=scores: torch.full((1,), next(scores)))
+        (hand,) = finder.pipeline(ramp(WIDTH, HEIGHT), intrinsics=CAMERA)
+        assert len(finder.pipeline.model.batches) == 2
+        assert np.allclose(hand["box"], [20, 20, 90, 80]) == (best == 0)
+    both = [ramp(WIDTH, HEIGHT), np.full((40, 40, 3), 255, np.uint8)]  # a picture with a hand and one without
+    found = stub_model(detector=Rough()).pipeline(both, batch_size=2)
+    assert [len(hands) for hands in found] == [1, 0]
+
+
 def test_pipeline_function_knows_the_task(tiny_checkpoint: Path) -> None:
     task = pipeline("hand-mesh-estimation", model=str(tiny_checkpoint), detector="whole-image")
     assert isinstance(task, HandMeshPipeline)
