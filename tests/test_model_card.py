@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from conversion.build_model_cards import CARDS, SOURCES, WEIGHTS, facts, names, write_cards
 from handmim.errors import DataError
@@ -24,6 +25,8 @@ from handmim.model_card_comparisons import FORMAT
 from handmim.model_card_metadata import LICENCES, clean, is_repository, licence
 from handmim.model_card_reports import checksum, report_bytes, report_name
 from handmim.model_card_weights import weights_checksum, weights_facts
+from handmim.open_detector import OpenHandDetector
+from handmim.synthesis import generate
 from handmim.training.recipe import recipe_names
 from handmim.zoo import zoo
 
@@ -468,6 +471,7 @@ def test_the_snippets_run(
     tiny_checkpoint: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Against a folder that is called as the repository is."""
+    monkeypatch.setattr(OpenHandDetector, "is_here", lambda: False)  # which finds no hand in this picture
     monkeypatch.chdir(photo.parent)
     Path("photo.jpg").write_bytes(photo.read_bytes())
     Path("me").mkdir()
@@ -569,11 +573,25 @@ def test_pictures_and_sources_of_the_cards_are_there(name: str) -> None:
 def test_the_card_in_the_wheel_runs(
     photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(OpenHandDetector, "is_here", lambda: False)
     monkeypatch.chdir(photo.parent)
     Path("photo.jpg").write_bytes(photo.read_bytes())
     (block,) = python_blocks((CARDS / "handmim-tiny-open.md").read_text())
     exec(compile(block, "card", "exec"), {})
     assert "(1649, 3) (21, 3)" in capsys.readouterr().out
+
+
+def test_the_card_of_the_detector_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("handmim.mediapipe_detector.find_spec", lambda name: None)
+    batch = generate(5, range(1, 2), size=192, variety="plain")
+    Image.fromarray(batch.images[0].numpy()).save("photo.jpg")
+    first, second = python_blocks((CARDS / "hand-detector-tiny-open.md").read_text())
+    for block in (first, second):
+        exec(compile(block, "card", "exec"), {})
+        assert re.search(r"^\[[\d. ]+\] (left|right|None)", capsys.readouterr().out)
 
 
 def test_figures_of_the_shipped_card_are_those_of_its_reports() -> None:

@@ -2,7 +2,7 @@ r"""Where are the hands: our detector, the whole picture with refinements, and M
 
     python tests/benchmarks/hand_detection.py --manifest PATH/manifest.json [--detector FOLDER] [--model DIR|embedded] \
         [--mediapipe-python PYTHON] [--no-hands FOLDER] [--min-score 0.3] [--draw OUT.png] \
-        [--out model_cards/sources/NAME/detection.json]
+        [--out model_cards/sources/NAME/real-photos-dev-detection.json]
 
 Recall is the share of known hands whose box a found one overlaps by half of their union; a false positive overlaps no
 known hand by a fifth, whether the photo has unlabelled hands or not. Sides count on hands that are found; for our

@@ -135,7 +135,7 @@ def test_the_open_hiu_dmtl_checkpoint_is_made_in_two_stages(tmp_path, monkeypatc
     released = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "release")
     assert released.config.image_size == 24 and released.config.loss_weights["silhouette"] == 0.5
     first = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "first" / "release")
-    assert first.config.loss_weights["silhouette"] == 0 and first.config.loss_weights["heatmaps"] == 20
+    assert first.config.loss_weights["silhouette"] == 0 and first.config.loss_weights["heatmaps"] == 10
 
 
 def write_photographs(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Pictures with any number of hands, for the detector: rendered hands and labelled photos, one or several together.
 
-A scene is a grid of 1, 4 or 9 tiles: many tiles are many small hands, one tile is a large hand or two. Each tile is
-rendered, or is a photo under a random turn; parts of the border may be grey, as the image processor fills a picture
-that is not square.
+A scene is a window on a grid of 1, 4 or 9 tiles: many tiles are many small hands, one tile is a large hand or two.
+Each tile is rendered, or is a photo under a random turn; parts of the border may be grey, as the image processor fills
+a picture that is not square. The window lies anywhere and has any size: a network learns where the edges of a fixed
+grid lie, and finds small hands between them and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import DataError, HandMIMError
@@ -31,6 +33,7 @@ from .sample import HandSample, keypoint_box
 GRIDS = (1, 2, 3)  # tiles a side
 _SLOTS = 1 + 4 + 9  # tiles of all grids: each has rendered pictures of its own
 MAX_HANDS = 24  # of a scene; labels are padded to as many
+REFRAMED = (0.6, 1.6)  # how much larger a scene's window shows things
 BARRED = 0.5  # share of scenes with grey bars
 NARROWEST = 0.5  # shorter over longer side of what the bars leave
 # A hand counts if so much of its box is in the picture and, rendered, so much of the box shows it; one of which less
@@ -155,6 +158,7 @@ class HandScenes(HandItems):
             scene[:, y : y + side, x : x + side] = tile.pixels
             parts.append(tile.hands._replace(boxes=tile.hands.boxes + [x, y, x, y]))
         hands = Hands(*(np.concatenate([getattr(part, name) for part in parts]) for name in Hands._fields))
+        scene, hands = reframed(scene, hands, plan.random)
         hands = within(hands, plan.bar(scene))
         return {"sample_id": plan.name, "pixel_values": scene, "labels": padded(hands)}
 
@@ -262,6 +266,29 @@ def _moved(samples: Sequence[HandSample], affine: np.ndarray, mirror: bool) -> H
     return Hands(
         np.array(boxes, np.float64).reshape(-1, 4), np.array(right, np.float64), np.ones(len(boxes), dtype=bool)
     )
+
+
+def reframed(scene: Tensor, hands: Hands, random: np.random.Generator) -> tuple[Tensor, Hands]:
+    """A scene (3, S, S) enlarged and cut, or made smaller on a grey ground, at a random place; and its hands there."""
+    size = scene.shape[-1]
+    factor = math.exp(random.uniform(*np.log(REFRAMED)))
+    if factor >= 1:
+        side = round(size / factor)
+        x, y = random.integers(0, size - side + 1, 2).tolist()
+        framed = _resized(scene[:, y : y + side, x : x + side], size)
+        scale, offset = size / side, np.array([-x, -y]) * size / side
+    else:
+        side = round(size * factor)
+        x, y = random.integers(0, size - side + 1, 2).tolist()
+        framed = torch.full_like(scene, _GREY / 127.5 - 1)
+        framed[:, y : y + side, x : x + side] = _resized(scene, side)
+        scale, offset = side / size, np.array([x, y])
+    boxes = (hands.boxes + 0.5) * scale + np.tile(offset, 2) - 0.5
+    return framed, within(hands._replace(boxes=boxes), np.array([-0.5, -0.5, size - 0.5, size - 0.5]))
+
+
+def _resized(picture: Tensor, side: int) -> Tensor:
+    return F.interpolate(picture[None], (side, side), mode="bilinear", antialias=True)[0].clamp(-1, 1)
 
 
 def mirrored(tile: Tile) -> Tile:

@@ -21,6 +21,7 @@ from handmim.training.datasets.hand_scenes import (
     padded,
     photo_tile,
     photos_of,
+    reframed,
     rendered_tiles,
     within,
 )
@@ -116,6 +117,21 @@ def test_second_hands_are_where_they_are_drawn():
     parts = [generate(3, range(start, start + 20), size=96, variety="scene").hands for start in (0, 20)]
     assert torch.equal(torch.cat([part.boxes for part in parts]), batch.hands.boxes)
     assert torch.equal(torch.cat([part.shown for part in parts]), batch.hands.shown)
+
+
+def test_hands_stay_where_the_window_shows_them():
+    scene = torch.full((3, 96, 96), -1.0)
+    scene[:, 30:50, 40:70] = 1.0
+    hands = Hands(np.array([[39.5, 29.5, 69.5, 49.5]]), np.ones(1), np.ones(1, bool))
+    random, factors = np.random.default_rng(0), []
+    for _ in range(40):
+        framed, moved = reframed(scene, hands, random)
+        if len(moved.boxes):
+            rows, columns = np.nonzero(framed.mean(0).numpy() > 0.2)
+            bright = np.array([columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5])
+            np.testing.assert_allclose(moved.boxes[0], bright, atol=1.1)
+            factors.append((moved.boxes[0, 2:] - moved.boxes[0, :2]).max() / 30)
+    assert len(factors) > 25 and min(factors) < 0.75 and max(factors) > 1.3
 
 
 def test_mirrored_twice_is_the_same():
