@@ -28,6 +28,7 @@ _AMBIENT, _RIM, _GLOSS = 0.16, 0.22, 0.12
 # Share of the mesh in the blend; the rest lets the photo shine through.
 _OPACITY = 0.88
 _PANEL_COLOR = 244
+_PANEL_GAP = 0.02  # m, most that is shown between two hands
 # Sub-pixels rasterised at once (about 100 bytes each in flight) and the area up to which 2 x 2 samples are taken.
 _STRIP_PIXELS = 1 << 19
 _SUPERSAMPLED_PIXELS = 2_000_000
@@ -46,7 +47,8 @@ def overlay(
         hands: (vertices (V, 3) in the camera frame, metres; faces (F, 3); colour) of every hand. The colour is RGB in
             [0, 255], or None for the next of `HAND_COLORS`. Hands hide one another by depth. May be empty.
         intrinsics: (3, 3) of the image, px.
-        side_view: add the panel: a view from the image's right, depth growing to the right, scaled to fit.
+        side_view: add the panel: a view from the image's right, depth growing to the right, scaled to fit; hands far
+            from each other are brought nearer, in their order.
 
     Returns:
         (H, W, 3) uint8, or (H, W + min(W, H), 3) with the side view. The input is not changed.
@@ -63,9 +65,23 @@ def overlay(
     panel = np.full((height, min(width, height), 3), _PANEL_COLOR, dtype=np.uint8)
     # Seen from +x: forward is -x, down stays down, right is the photo's depth.
     turn = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
-    turned = scene.turned(turn)
+    turned = _Scene(_gathered(hands)).turned(turn)
     panel = turned.draw(panel, _fit(turned.vertices, *panel.shape[:2]), None, opacity=1.0)
     return np.concatenate([drawn, panel], axis=1)
+
+
+def _gathered(hands: Sequence[Mesh]) -> list[Mesh]:
+    """Meshes moved together where nothing is between them in height or depth: of the distance between two hands of a
+    photo, which a guessed focal length and mean-sized hands tell, a side view would show little else."""
+    moved = [(_cpu(vertices).float().clone(), faces, color) for vertices, faces, color in hands]
+    for axis in (1, 2):
+        end = -torch.inf
+        for vertices, _, _ in sorted(moved, key=lambda mesh: float(mesh[0][:, axis].min())):
+            excess = float(vertices[:, axis].min() - end) - _PANEL_GAP
+            if 0 < excess < torch.inf:
+                vertices[:, axis] -= excess
+            end = max(end, float(vertices[:, axis].max()))
+    return moved
 
 
 def draw_keypoints(

@@ -59,6 +59,19 @@ def test_the_nearer_hand_hides_the_farther(order: tuple[int, int]) -> None:
     assert blue > red + 50
 
 
+def test_side_view_brings_far_hands_near() -> None:
+    """A hand a long way behind another one, and higher, must not make both too small to be seen."""
+    vertices = torch.rand(60, 3, generator=torch.Generator().manual_seed(0)) * 0.1
+    faces = torch.arange(60).reshape(20, 3)
+    near = vertices + torch.tensor([0.0, 0.0, 0.5])
+    far = vertices + torch.tensor([0.0, -1.5, 6.0])
+    image = np.zeros((100, 100, 3), np.uint8)
+    panel = overlay(image, [(near, faces, (250, 0, 0)), (far, faces, (0, 0, 250))], INTRINSICS)[:, 100:].astype(int)
+    red, blue = (panel[..., 0] > panel[..., 2] + 50).nonzero(), (panel[..., 2] > panel[..., 0] + 50).nonzero()
+    assert np.ptp(red[1]) > 30 and np.ptp(blue[1]) > 30  # of 100
+    assert red[1].mean() < blue[1].mean() - 20 and blue[0].mean() < red[0].mean() - 20
+
+
 def test_side_view_shows_depth_to_the_right() -> None:
     near, far = (*ball(0, 0, 0.5, 0.05), (255, 0, 0)), (*ball(0, 0, 0.9, 0.05), (0, 0, 255))
     drawn = overlay(photo(), [near, far], INTRINSICS)
