@@ -118,6 +118,7 @@ class HubDetector:
         self.min_score = min_score
         if min_score is None:
             self.min_score = getattr(self._pipeline.image_processor, "min_score", 0.5)
+        self.refinements = getattr(self._pipeline.model, "refinements", 0)
         self.labels = hand_labels(self._pipeline.model.config.id2label.values())
         if not self.labels:
             known = ", ".join(map(str, list(self._pipeline.model.config.id2label.values())[:8]))

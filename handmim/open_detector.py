@@ -23,8 +23,7 @@ class OpenHandDetector:
 
     name = "open"
     refine = False
-    # Half of its boxes overlap the hand's own by less than three quarters: one more look pays.
-    refinements = 1
+    refinements = 1  # as the model says, which is not loaded yet
 
     def __init__(self, source: str | os.PathLike = EMBEDDED_DETECTOR, min_score: float | None = None) -> None:
         self.source, self.min_score = Path(source), min_score
