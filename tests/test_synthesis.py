@@ -1,6 +1,7 @@
 """The generator: the same picture in any batch, labels that agree with each other and with the pixels."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch
 from handmim.geometry import project
 from handmim.hand_model import HandModel
 from handmim.synthesis import SampleRandom, SyntheticBatch, backgrounds, generate
+from handmim.synthesis.anatomy import forward_kinematics, open_hand_anatomy, penetration, rotation_from_angles
 from handmim.synthesis.cameras import arm_stretch, sample_orientation
 from handmim.synthesis.hand_mesh import load_hand_mesh
+from handmim.synthesis.poses import sample_angles
 from handmim.synthesis.skin import sample_tone
-from handmim.synthesis.variety import VARIETIES, Variety
+from handmim.synthesis.variety import FAULTS, VARIETIES, Variety, find_variety
 
 POSE_LABELS = ("global_orient", "hand_pose", "betas", "vertices", "joints", "keypoints_2d")
 
@@ -256,12 +259,64 @@ def test_plain_pictures_show_one_upright_hand_without_any_fault():
 
 
 def test_variety_changes_what_it_names_and_nothing_else():
-    full, clean = (generate(2, range(32), size=48, variety=Variety(degradation=value)) for value in (True, False))
+    full, clean = (generate(2, range(32), size=48, variety=Variety(faults=value)) for value in (FAULTS, ()))
     assert all(torch.equal(value, clean.labels[name]) or value.isnan().any() for name, value in full.labels.items())
     assert not torch.equal(full.images, clean.images)
     assert torch.equal(full.images, generate(2, range(32), size=48).images)
-    with pytest.raises(ValueError, match="full, scene, plain, got 'easy'"):
-        generate(0, [0], variety="easy")
+
+
+@pytest.mark.parametrize(
+    ("change", "images_alone"),
+    [
+        ({"faults": ["blur"]}, True),
+        ({"faults": []}, True),
+        ({"sleeves": 0}, True),
+        ({"shadows": 1.0}, True),
+        ({"borders": False}, True),
+        ({"jitter": 0.0}, False),
+        ({"poses": [1, 0, 0, 0, 0]}, False),
+        ({"views": (1, 0, 0, 0, 0)}, False),
+    ],
+)
+def test_one_change_of_variety_leaves_the_rest_alone(change: dict[str, Any], images_alone: bool):
+    full, other = generate(2, range(32), size=48), generate(2, range(32), size=48, variety=change)
+    assert not torch.equal(full.images, other.images)
+    same = [torch.equal(full.labels[k].nan_to_num(), other.labels[k].nan_to_num()) for k in POSE_LABELS]
+    assert all(same) if images_alone else not all(same)
+    assert torch.equal(full.labels["hand"], other.labels["hand"]) and torch.equal(
+        full.labels["betas"].nan_to_num(), other.labels["betas"].nan_to_num()
+    )
+
+
+def test_colliding_fingers_are_let_through_when_asked():
+    free, apart = (sample_angles(SampleRandom(3, torch.arange(256)), Variety(collisions=c)) for c in (True, False))
+    anatomy = open_hand_anatomy("cpu")
+    depth = [
+        penetration(
+            forward_kinematics(rotation_from_angles(a.permute(3, 1, 2, 0).contiguous(), anatomy), anatomy), anatomy
+        )
+        for a in (free, apart)
+    ]
+    assert depth[0].mean() > 2 * depth[1].mean()
+
+
+@pytest.mark.parametrize(
+    ("variety", "message"),
+    [
+        ("easy", "full, scene, plain, got 'easy'"),
+        ({"base": "easy"}, "full, scene, plain, got 'easy'"),
+        ({"thing": 0.5}, "unknown fields thing; there are poses"),
+        ({"things": 1.5}, r"things must be a number in \[0, 1\], got 1.5"),
+        ({"things": True}, "things must be a number"),
+        ({"poses": [1, 0]}, "poses must be 5 shares"),
+        ({"views": [0, 0, 0, 0, 0]}, "not all 0"),
+        ({"faults": ["dust"]}, "faults must be some of blur, resolution"),
+        ({"borders": 1}, "borders must be true or false, got 1"),
+    ],
+)
+def test_varieties_that_cannot_be_are_refused(variety: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        find_variety(variety)
 
 
 def test_photos_appear_behind_hands():

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .random import SampleRandom
+from .variety import Variety
 
 BANK_SIDE = 256  # px
 BANK_COUNT = 256
@@ -235,7 +236,11 @@ def crop_bank(random: SampleRandom, bank: BackgroundBank | Tensor, size: int) ->
 
 
 def compose_background(
-    random: SampleRandom, bank: BackgroundBank | Tensor, size: int, photos: Tensor | None = None
+    random: SampleRandom,
+    bank: BackgroundBank | Tensor,
+    size: int,
+    photos: Tensor | None = None,
+    share: float = Variety.photos,
 ) -> Tensor:
     """One background a sample, two crops of the bank with a shape between them in half of the cases.
 
@@ -243,7 +248,8 @@ def compose_background(
         random: Its draws.
         bank: From `background_bank`.
         size: px.
-        photos: From `photo_bank`; then half of the samples show a photo.
+        photos: From `photo_bank`; then a share of the samples show a photo.
+        share: Of these.
 
     Returns:
         (B, 3, size, size) linear in [0, about 1.5].
@@ -251,7 +257,7 @@ def compose_background(
     picture = crop_bank(random.fork("back"), bank, size)
     if photos is not None:
         shown = crop_bank(random.fork("photo"), photos, size)
-        picture = torch.where(random.fork("pick").bernoulli(0.5, (1, 1, 1)), shown, picture)
+        picture = torch.where(random.fork("pick").bernoulli(share, (1, 1, 1)), shown, picture)
     chosen = torch.nonzero(random.bernoulli(0.45)).squeeze(1)
     if len(chosen):
         front = random.fork("front").select(chosen)

@@ -15,7 +15,6 @@ from .variety import Variety
 
 NEAREST, FARTHEST = 0.25, 1.4  # m, camera to the middle of the hand
 TIGHT, LOOSE, LOOSEST = 1.3, 1.9, 4.0  # side of the crop over the side of the hand's box
-CENTRE_JITTER = 0.15  # of the crop's side
 NEAR_PLANE = 0.08  # m; no part of the unstretched arm comes nearer
 # An arm that points at the camera would show its cut end: the largest cosine between the two, before the wrist bends.
 TOWARDS_CAMERA = 0.7
@@ -99,18 +98,18 @@ def place(random: SampleRandom, rendered: Tensor, hand: Tensor) -> Tensor:
     return torch.cat([offset, distance[:, None]], 1) - middle
 
 
-def crop_camera(random: SampleRandom, points: Tensor, size: int, loose: float = Variety.loose) -> Tensor:
+def crop_camera(random: SampleRandom, points: Tensor, size: int, variety: Variety) -> Tensor:
     """(B, 3, 3) intrinsics, crop pixels, of a jittered square crop around the projection of points (B, N, 3), m.
 
-    In a share `loose` of the crops the hand is small.
+    In a share `variety.loose` of the crops the hand is small; `variety.jitter` is how far it may lie off the middle.
     """
     flat = points[..., :2] / points[..., 2:]
     low, high = flat.amin(1), flat.amax(1)
     extent = (high - low).amax(1)
-    small = random.bernoulli(loose)
+    small = random.bernoulli(variety.loose)
     factor = torch.where(small, random.log_uniform((), LOOSE, LOOSEST), random.uniform((), TIGHT, LOOSE))
     side = extent * factor
-    centre = (low + high) / 2 + random.uniform((2,), -CENTRE_JITTER, CENTRE_JITTER) * side[:, None]
+    centre = (low + high) / 2 + random.uniform((2,), -variety.jitter, variety.jitter) * side[:, None]
     focal = size / side
     intrinsics = torch.zeros(len(side), 3, 3, device=points.device)
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .random import SampleRandom
+from .variety import FAULTS
 
 GREY_SHARE = 0.12
 # Crops that reach beyond the picture's border: their share, how many of their sides, how far (share of the side).
@@ -157,19 +159,23 @@ def compress(random: SampleRandom, picture: Tensor) -> Tensor:
     return picture
 
 
-def degrade(random: SampleRandom, picture: Tensor) -> Tensor:
-    """From linear light (B, 3, S, S) to the file's pixels: uint8 (B, S, S, 3)."""
-    picture = blur(random.fork("blur"), picture)
-    picture = shrink(random.fork("shrink"), picture)
-    picture = develop(random.fork("develop"), picture)
-    picture = sensor(random.fork("sensor"), picture)
-    picture = compress(random.fork("compress"), picture)
+def degrade(random: SampleRandom, picture: Tensor, faults: Collection[str] = FAULTS) -> Tensor:
+    """From linear light (B, 3, S, S) to the file's pixels, uint8 (B, S, S, 3), by a camera with some of `FAULTS`."""
+    if "blur" in faults:
+        picture = blur(random.fork("blur"), picture)
+    if "resolution" in faults:
+        picture = shrink(random.fork("shrink"), picture)
+    picture = develop(random.fork("develop"), picture) if "colour" in faults else expose(picture)
+    if "noise" in faults:
+        picture = sensor(random.fork("sensor"), picture)
+    if "compression" in faults:
+        picture = compress(random.fork("compress"), picture)
     return _quantised(picture)
 
 
 def expose(picture: Tensor) -> Tensor:
-    """The same by an ideal camera: linear light, clipped at 1 and put through the gamma, without any fault."""
-    return _quantised(picture.clamp_(0, 1).sqrt_().mul_(255))
+    """`develop` by an ideal camera: linear light, clipped at 1 and put through the gamma. In place."""
+    return picture.clamp_(0, 1).sqrt_().mul_(255)
 
 
 def _quantised(picture: Tensor) -> Tensor:

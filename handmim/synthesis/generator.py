@@ -7,8 +7,9 @@ curve differs little and its powers would cost a tenth of the time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from ..geometry import project
 from ..hand_model import HandModel, HandModelOutput
 from ..rendering import Scan, nonzero
 from . import backgrounds, cameras
-from .degradation import degrade, expose, reach_beyond_border, soften
+from .degradation import degrade, reach_beyond_border, soften
 from .hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
@@ -115,7 +116,7 @@ def generate(
     negatives: float | None = None,
     background_photos: Tensor | None = None,
     betas: Tensor | None = None,
-    variety: Variety | str = "full",
+    variety: Variety | str | Mapping[str, Any] = "full",
 ) -> SyntheticBatch:
     """Draw labelled pictures; the same (seed, index) gives the same picture in any batch.
 
@@ -125,9 +126,9 @@ def generate(
         size: side of the pictures, px; a multiple of 8 for JPEG artefacts.
         device: where to draw and where the result lies.
         negatives: share of pictures without a right hand, in place of `variety`'s.
-        background_photos: (N, H, W, 3) uint8, shown behind half of the hands.
+        background_photos: (N, H, W, 3) uint8, shown behind some of the hands, see `Variety.photos`.
         betas: (10,) the shape of every hand, in place of a random one for each.
-        variety: how much the pictures differ, or a name of `VARIETIES`.
+        variety: how much the pictures differ: a name of `VARIETIES`, or what `find_variety` takes.
 
     Returns:
         A `SyntheticBatch` on `device`.
@@ -217,10 +218,11 @@ class _Scene:
         """Everything, in order."""
         self._pose()
         self._light()
-        back = backgrounds.compose_background(self.random.fork("background"), bank, self.size, photos)
+        draw, share = self.random.fork("background"), self.variety.photos
+        back = backgrounds.compose_background(draw, bank, self.size, photos, share)
         picture = self._draw_hands(back)
         picture = self._draw_things(picture)
-        images = degrade(self.random.fork("degradation"), picture) if self.variety.degradation else expose(picture)
+        images = degrade(self.random.fork("degradation"), picture, self.variety.faults)
         if self.variety.borders:
             images = reach_beyond_border(self.random.fork("border"), images)
         return self._label(images)
@@ -232,9 +234,7 @@ class _Scene:
         first = slice(0, self.batch)
         draw = self.random.fork("camera")
         own = cameras.place(draw, arm[first], self.hand.joints[first])
-        self.intrinsics = cameras.crop_camera(
-            draw, self.hand.joints[first] + own[:, None], self.size, self.variety.loose
-        )
+        self.intrinsics = cameras.crop_camera(draw, self.hand.joints[first] + own[:, None], self.size, self.variety)
         middle = cameras.mean(self.hand.joints)
         beside = rows.fork("beside")
         angle = beside.uniform((), 0, 2 * torch.pi)
@@ -262,7 +262,8 @@ class _Scene:
         count = len(self.parent)
         index = F.pad(self.rows.index, (0, -count % _BLOCK))
         rows = self.rows.on(index)
-        hand_pose, betas = sample_poses(rows.fork("pose")), rows.fork("shape").normal((10,)).clamp(-3, 3)
+        hand_pose = sample_poses(rows.fork("pose"), self.variety)
+        betas = rows.fork("shape").normal((10,)).clamp(-3, 3)
         if self.shape is not None:
             betas = self.shape.repeat(len(betas), 1)
         orient = cameras.sample_orientation(rows.fork("orientation"), self.variety.views)
@@ -282,7 +283,7 @@ class _Scene:
         """Surface and light of all rows; `self.attributes`: colour, irradiance, place along the arm, grain."""
         mesh = self.mesh
         normals = mesh.normals(self.vertices)
-        skin = paint(self.skin_random, mesh)
+        skin = paint(self.skin_random, mesh, self.variety.sleeves)
         self.vertices = dress(skin, mesh, self.vertices, normals)
         light = sample_light(self.random.fork("light"))
         seen: Light = _take(light, self.parent)
@@ -414,9 +415,9 @@ class _Scene:
             index += plane
 
     def _cast_shadow(self, back: Tensor, shown: Tensor) -> None:
-        """A soft shadow of the hand on what is behind it, in a third of the pictures, in place."""
+        """A soft shadow of the hand on what is behind it, in some of the pictures, in place."""
         draw = self.random.fork("background shadow")
-        chosen = torch.nonzero(draw.bernoulli(0.33)).squeeze(1)
+        chosen = torch.nonzero(draw.bernoulli(self.variety.shadows)).squeeze(1)
         if not len(chosen) or self.size % 8:
             return
         draw = draw.select(chosen)

@@ -1,7 +1,7 @@
 """Random hand poses: a library of gestures and grasps, mixed, disturbed, kept anatomical and free of collisions.
 
 A network trained on poses around a mean predicts that mean: fists, pointing hands and grasps must be as frequent as
-open hands. So a pose is drawn in five ways (`_INTENTS`): a library entry, a blend of two, each finger from its own
+open hands. So a pose is drawn in five ways (`Variety.poses`): a library entry, a blend of two, each finger from its own
 entry, every finger up or down at random, or all joint angles at random; then noise with a real hand's couplings.
 Several candidates are made at once and the first without self-intersection is taken, so a sample's pose depends on
 nothing but its own random numbers.
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .anatomy import CHAIN_JOINTS, Anatomy, forward_kinematics, open_hand_anatomy, penetration, rotation_from_angles
 from .random import SampleRandom
+from .variety import VARIETIES, Variety
 
 # Angles in degrees. A finger: flexion of knuckle, middle and end joint.
 _FINGERS = {
@@ -161,8 +163,6 @@ _SHARED_NOISE = 6.0
 # A healthy end joint follows the middle joint (Rijpkema and Girard 1991 take 2/3).
 _END_OVER_MIDDLE = 0.65
 
-# library entry, blend of two, entry per finger, up or down per finger, random angles
-_INTENTS = (0.28, 0.17, 0.16, 0.14, 0.25)
 CANDIDATES = 6
 # Deepest overlap of the capsules that still passes, metres: skin gives way by about as much.
 MAX_PENETRATION = 0.003
@@ -242,19 +242,22 @@ def _grasp_angles(radius: float, sphere: bool, anatomy: Anatomy) -> Tensor:
     return angles
 
 
-def sample_angles(random: SampleRandom) -> Tensor:
+def sample_angles(random: SampleRandom, variety: Variety = VARIETIES["full"]) -> Tensor:
     """One plausible pose of the right hand for every sample, in anatomical angles.
 
     Args:
         random: the samples' random numbers; drawn from its fork "poses" only.
+        variety: its families of poses, and whether fingers may run into each other.
 
     Returns:
         (B, 5, 3, 3) float32 radians: chain (thumb, index, middle, ring, little), joint, (flexion, abduction, twist).
     """
     random = random.fork("poses")
     anatomy = open_hand_anatomy(str(random.device))
-    intent = _draw_intent(random)
+    intent = _draw_intent(random, variety.poses)
     candidates = clamp_to_limits(_relax(intent[:, None] + _noise(random)))  # (B, K, 5, 3, 3)
+    if variety.collisions:
+        return candidates[:, 0]
     rotations = rotation_from_angles(_batch_last(candidates.flatten(0, 1)), anatomy)
     depth = penetration(forward_kinematics(rotations, anatomy), anatomy).view(-1, CANDIDATES)
     # The first that passes, otherwise the least deep.
@@ -263,16 +266,17 @@ def sample_angles(random: SampleRandom) -> Tensor:
     return candidates[torch.arange(len(best), device=best.device), best]
 
 
-def sample_poses(random: SampleRandom) -> Tensor:
+def sample_poses(random: SampleRandom, variety: Variety = VARIETIES["full"]) -> Tensor:
     """One plausible pose of the right hand for every sample, as the hand model takes it.
 
     Args:
         random: the samples' random numbers; drawn from its fork "poses" only.
+        variety: its families of poses, and whether fingers may run into each other.
 
     Returns:
         (B, 15, 3, 3) float32 rotation matrices, each joint against its parent: index, middle, little, ring, thumb.
     """
-    return angles_to_pose(sample_angles(random))
+    return angles_to_pose(sample_angles(random, variety))
 
 
 def angles_to_pose(angles: Tensor) -> Tensor:
@@ -290,7 +294,7 @@ def _batch_last(angles: Tensor) -> Tensor:
     return angles.permute(3, 1, 2, 0).contiguous()
 
 
-def _draw_intent(random: SampleRandom) -> Tensor:
+def _draw_intent(random: SampleRandom, shares: Sequence[float]) -> Tensor:
     """(B, 5, 3, 3) radians: what the hand means to do, before noise. Every sample draws everything, then selects."""
     _, poses, weights = library(str(random.device))
     chains = torch.arange(5, device=random.device)
@@ -307,7 +311,7 @@ def _draw_intent(random: SampleRandom) -> Tensor:
             _random_angles(unit[:, 7:]),
         ]
     )
-    chosen = random.choice(_INTENTS)
+    chosen = random.choice(shares)
     return intents[chosen, torch.arange(len(chosen), device=chosen.device)]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .hand_mesh import HandMesh
 from .random import SampleRandom
+from .variety import Variety
 
 # From very light to very dark, sRGB; judged by eye against the ten tones of the Monk scale.
 TONES = (
@@ -21,7 +22,6 @@ TONES = (
     (0.24, 0.16, 0.12),
 )
 PALE_PALM = (0.76, 0.56, 0.47)  # towards which the palm of dark skin tends, sRGB
-SLEEVE_SHARE = 0.55
 
 
 @dataclass
@@ -63,8 +63,8 @@ def sample_tone(random: SampleRandom) -> tuple[Tensor, Tensor]:
     return tone, palm
 
 
-def paint(random: SampleRandom, mesh: HandMesh) -> Skin:
-    """Draw the surface of a batch of hands."""
+def paint(random: SampleRandom, mesh: HandMesh, sleeves: float = Variety.sleeves) -> Skin:
+    """Draw the surface of a batch of hands, a share `sleeves` of them with a sleeve."""
     device = random.device
     tone, palm = sample_tone(random)
     pair = torch.stack([torch.ones_like(mesh.dorsal), 1 - mesh.dorsal])
@@ -73,7 +73,7 @@ def paint(random: SampleRandom, mesh: HandMesh) -> Skin:
     nail = torch.where(random.bernoulli(0.13, (1,)), random.uniform((3,), 0.05, 0.9), nail)
     amount = torch.stack([random.uniform((), 0.4, 1.5), random.uniform((), 0.15, 1.5)], 1)
     dark = torch.tensor([[0.30, 0.46, 0.46], [0.28, 0.34, 0.34]], device=device) * amount[..., None]
-    bare = ~random.bernoulli(SLEEVE_SHARE)
+    bare = ~random.bernoulli(sleeves)
     start = random.uniform((), 0.015, 0.20).masked_fill(bare, float("inf"))
     cloth = (random.uniform((2, 1), 0.05, 0.9) * random.normal((2, 3), 1.0, 0.2)).clamp(0.03, 0.95)
     striped = random.bernoulli(0.3)
