@@ -1,4 +1,7 @@
-"""The version of what config.json means: an older package must say that a newer file is beyond it, not misread it."""
+"""What the configurations of all families share: the version of what config.json means, and checks of common fields.
+
+An older package must say that a newer file is beyond it, not misread it.
+"""
 
 from typing import Any
 
@@ -39,3 +42,22 @@ def validate_format_version(version: int) -> None:
     """
     if isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(f"format_version must be from 1 to {FORMAT_VERSION}, got {version}")
+
+
+def validate_fit(steps: int, turn: float, possible: bool, needed: str) -> None:
+    """The check of the fields `fit_steps` and `fit_turn`, which both families have.
+
+    Args:
+        steps, turn: Their values.
+        possible: Whether the network has what the fit needs.
+        needed: What that is.
+
+    Raises:
+        ValueError: A value out of range, or a fit of what is not there.
+    """
+    if isinstance(steps, bool) or not 0 <= steps <= 100:
+        raise ValueError(f"fit_steps must be from 0 to 100, got {steps}")
+    if not 0 < turn <= 10:
+        raise ValueError(f"fit_turn must be above 0 and at most 10 radians, got {turn}")
+    if steps and not possible:
+        raise ValueError(f"fit_steps needs {needed}, which this network lacks; set it to 0, got {steps}")

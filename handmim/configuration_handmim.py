@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_format import FORMAT_VERSION, check_format_version, validate_format_version
+from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version
 from .configuration_pretraining_handmim import HandMIMPreTrainingConfig
 
 # Backbone sizes are timm's vit_{tiny,small,base,large}_patch16 (the paper uses the last three). The head of "tiny" is
@@ -83,6 +83,10 @@ class HandMIMConfig(PreTrainedConfig):
         heatmap_level: Index into `feature_channels` of the map the heat maps are read from; 1 is stride 4.
         heatmap_sigma: Standard deviation of the Gaussian targets in heat-map cells (1: SimpleBaseline uses 2 at
             64 cells; ours has 32 at 128 px).
+        fit_steps: Where the network is not training, each hand is fitted to its own heat maps (`fitting.fit_hands`) in
+            so many steps a round; 3 suffice. Ours; 0, no fit, is the paper.
+        fit_turn: How far the fit may turn a joint from the regressed angle, one standard deviation in radians: small
+            where the regressor is good, large where only the maps are.
         loss_weights: Weight of each loss term. Units bring the terms to one scale (about 0.03 to 0.1 each once
             trained): 3D distances are in decimetres, 2D ones in half-sides of the crop, rotations per matrix element;
             betas, in standard deviations, have 0.02 because single images hardly show them (SPIN: 0.001 of the
@@ -119,6 +123,8 @@ class HandMIMConfig(PreTrainedConfig):
     heatmap_evidence: bool = False
     heatmap_level: int = 1
     heatmap_sigma: float | int = 1.0
+    fit_steps: int = 0
+    fit_turn: float | int = 0.2
     loss_weights: dict[str, float | int] | None = None
     pretraining_config: HandMIMPreTrainingConfig | dict[str, Any] | None = None
 
@@ -208,6 +214,10 @@ class HandMIMConfig(PreTrainedConfig):
             raise ValueError(
                 f"heatmap_level must index one of the {self.num_feedback} feature maps, got {self.heatmap_level}"
             )
+
+    def validate_fit(self) -> None:
+        """Checks that there is something to fit to."""
+        validate_fit(self.fit_steps, self.fit_turn, self.heatmap_evidence, "heatmap_evidence")
 
     def validate_loss_weights(self) -> None:
         """Checks that no loss weight is misspelt or negative."""

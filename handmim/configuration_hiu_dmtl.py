@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_format import FORMAT_VERSION, check_format_version, validate_format_version
+from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version
 
 TASKS = ("heatmaps", "mask", "pof")
 
@@ -73,6 +73,10 @@ class HIUDMTLConfig(PreTrainedConfig):
         mean_camera: First guess of (s, tx, ty), as in the HandMIM family.
         mean_focal: First guess of the focal length, in sides of the crop, where the caller gives no camera.
         score_head: Adds one logit: the crop shows a right hand. Ours, as in the HandMIM family.
+        fit_steps: Where the network is not training, each hand is fitted to its own maps (`fitting.fit_hands`) in
+            so many steps a round; 3 suffice. Ours; 0, no fit, is the paper.
+        fit_turn: How far the fit may turn a joint from the regressed angle, one standard deviation in radians: small
+            where the regressor is good, large where only the maps are.
         initializer_range: Standard deviation of the truncated normal of linear layers.
         loss_weights: Weight of each term ("loss weights are ignored" in the paper): ours, chosen so that the terms are
             of one scale. `heatmaps`, `mask`, `pof`: the backbone's; `heatmap_keypoints`: equation 1 of the heat maps
@@ -109,6 +113,8 @@ class HIUDMTLConfig(PreTrainedConfig):
     mean_camera: list[float | int] | tuple[float | int, ...] = (1.1, 0.0, 0.6)
     mean_focal: float | int = 2.0
     score_head: bool = False
+    fit_steps: int = 0
+    fit_turn: float | int = 0.5
     initializer_range: float | int = 0.02
     loss_weights: dict[str, float | int] | None = None
 
@@ -169,6 +175,11 @@ class HIUDMTLConfig(PreTrainedConfig):
             raise ValueError(f"tasks must be some of {TASKS}, each once, got {tuple(self.tasks)}")
         if not self.tasks and not self.mesh:
             raise ValueError("a network without tasks needs mesh=True")
+
+    def validate_fit(self) -> None:
+        """Checks that there is something to fit, and to fit to."""
+        there = self.mesh and "heatmaps" in self.tasks
+        validate_fit(self.fit_steps, self.fit_turn, there, "mesh and the task heatmaps")
 
     def validate_loss_weights(self) -> None:
         """Checks that no loss weight is misspelt or negative."""

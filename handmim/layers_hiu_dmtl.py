@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .configuration_hiu_dmtl import HIUDMTLConfig
 from .hand_state import STATE_SIZE, Correction
-from .targets_hiu_dmtl import BONES
+from .targets_hiu_dmtl import BONES, mean_fields
 
 # Cells of the regressor's last map, a side: some of where things are must survive the pooling.
 REGRESSOR_CELLS = 4
@@ -26,9 +26,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> same shape."""
-        y = self.reduce(F.relu(self.norm1(x)))
-        y = self.conv(F.relu(self.norm2(y)))
-        return x + self.expand(F.relu(self.norm3(y)))
+        # in place wherever nothing else reads the tensor: a tenth of a CPU's time goes into moving maps
+        y = self.reduce(F.relu_(self.norm1(x)))
+        y = self.conv(F.relu_(self.norm2(y)))
+        return self.expand(F.relu_(self.norm3(y))).add_(x)
 
 
 class Stem(nn.Sequential):
@@ -39,10 +40,10 @@ class Stem(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_channels, half, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(half),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(half, width, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
 
@@ -224,9 +225,7 @@ def map_evidence(maps: dict[str, Tensor]) -> Tensor:
     if "heatmaps" in maps:
         parts += [soft_argmax(maps["heatmaps"]).flatten(1), maps["heatmaps"].float().amax((2, 3))]
     if "pof" in maps:
-        field = maps["pof"].float().unflatten(1, (len(BONES), 3))
-        strength = field.square().sum(2, keepdim=True)
-        parts.append(((strength * field).sum((3, 4)) / strength.sum((3, 4)).clamp(min=1e-6)).flatten(1))
+        parts.append(mean_fields(maps["pof"].unflatten(1, (len(BONES), 3))).flatten(1))
     return torch.cat(parts, 1)
 
 

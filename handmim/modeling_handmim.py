@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_handmim import HandMIMConfig
+from .fitting import fit_output
 from .hand_pretrained import HandPreTrainedModel, build_hand_model
 from .hand_state import NUM_KEYPOINTS, decode_hand, mean_state
 from .layers_handmim import (
@@ -73,7 +74,7 @@ class HandMIMMeshOutput(ModelOutput):
         score_logits: (B,) logit that the crop shows a right hand, with `config.score_head`.
         heatmaps: (B, 21, h, w) log-probabilities, with `config.heatmap_evidence`.
         iterations: With `return_all`, one dict for the first estimate and for each rectifier, with the fields from
-            `vertices` to `translation`.
+            `vertices` to `translation`, before any fit.
     """
 
     loss: Tensor | None = None
@@ -248,7 +249,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         return_all: bool = False,
         **kwargs: Any,
     ) -> HandMIMMeshOutput:
-        """Estimates the right hand in each crop.
+        """Estimates the right hand in each crop; with `config.fit_steps`, unless it trains, fits it to the heat maps.
 
         Args:
             pixel_values: (B, 3, S, S), RGB, normalised to [-1, 1].
@@ -276,10 +277,13 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         loss = losses = None
         if labels is not None:
             loss, losses = self.compute_loss(iterations, labels, size, log_heatmaps, score_logits, intrinsics)
+        hand = iterations[-1]
+        if self.config.fit_steps and not self.training and not torch.compiler.is_exporting():
+            hand = fit_output(self.config, self.hand_model, hand | {"heatmaps": log_heatmaps}, intrinsics, size)
         return HandMIMMeshOutput(
             loss=loss,
             losses=losses,
-            **iterations[-1],
+            **hand,
             score_logits=score_logits,
             heatmaps=log_heatmaps,
             iterations=tuple(iterations) if return_all else None,

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_hiu_dmtl import HIUDMTLConfig
 from .criterion_hiu_dmtl import HandUnderstandingLoss
+from .fitting import fit_output
 from .hand_pretrained import HandPreTrainedModel, build_hand_model
 from .hand_state import MAX_LOG_SCALE, STATE_SIZE, decode_hand, mean_state
 from .layers_hiu_dmtl import (
@@ -56,7 +57,7 @@ class HIUDMTLOutput(ModelOutput):
             `HandMIMMeshOutput`, with `config.mesh`.
         intrinsics: (B, 3, 3) of the crop, pixels: as given, or with the estimated focal length (equation 5).
         score_logits: (B,) logit that the crop shows a right hand, with `config.score_head`.
-        stacks: With `return_all`, one dict a stack with the fields from `heatmaps` to `translation`.
+        stacks: With `return_all`, one dict a stack with the fields from `heatmaps` to `translation`, before any fit.
     """
 
     loss: Tensor | None = None
@@ -128,8 +129,11 @@ class HIUDMTLModel(HIUDMTLPreTrainedModel):
                 f"pixel_values must have sides that are multiples of {stride}, "
                 f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}"
             )
-        pixels = pixel_values.to(self.stem[0].weight.dtype).contiguous(memory_format=torch.channels_last)
-        low = self.stem(pixels)
+        pixels = pixel_values.to(self.stem[0].weight.dtype)
+        if pixels.device.type != "cpu":
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        # on a CPU the stem's large kernels are a third faster on planes, the small ones after it on channels-last maps
+        low = self.stem(pixels).contiguous(memory_format=torch.channels_last)
         high = torch.zeros_like(low)  # section 3.1: nothing comes before the first block
         features: list[Tensor] = []
         maps: dict[str, list[Tensor]] = {task: [] for task in self.config.tasks}
@@ -169,7 +173,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         return_all: bool = False,
         **kwargs: Any,
     ) -> HIUDMTLOutput:
-        """Understands the right hand in each crop.
+        """Understands the right hand in each crop; with `config.fit_steps`, unless it trains, fits it to the maps.
 
         Args:
             pixel_values: (B, 3, S, S), RGB, normalised to [-1, 1].
@@ -203,6 +207,8 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         for stack in stacks:
             _finish(stack, size)
         fields = {name: value for name, value in stacks[-1].items() if name != "log_focal"}
+        if self.config.fit_steps and not self.training and not torch.compiler.is_exporting():
+            fields |= fit_output(self.config, self.hand_model, fields, fields["intrinsics"], size)
         every = tuple(stacks) if return_all else None
         return HIUDMTLOutput(loss=loss, losses=losses, **fields, score_logits=score_logits, stacks=every)
 

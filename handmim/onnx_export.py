@@ -1,9 +1,10 @@
 """Our networks for other programs: as ONNX graphs (float32, float16, int8) and as `torch.export` programs.
 
-The graph takes crops and cameras and returns what the model returns; the batch is open, the crop's size is the
-config's. With the open hand its arrays are constants of the graph. With MANO they are not: no licensed array leaves the
-machine. The network looks at the hand's projected joints between its corrections, so the little that joints need is an
-input of the graph (`JOINT_ARRAYS`), given at run time from the user's own file, and the graph ends at the parameters.
+The graph takes crops and cameras and returns what the model returns, before the fit of `config.fit_steps`, for which
+there are no operators: `OnnxNetwork` fits afterwards. The batch is open, the crop's size is the config's. With the open
+hand its arrays are constants of the graph. With MANO they are not: no licensed array leaves the machine. The network
+looks at the hand's projected joints between its corrections, so the little that joints need is an input of the graph
+(`JOINT_ARRAYS`), given at run time from the user's own file, and the graph ends at the parameters.
 """
 
 import copy
@@ -91,7 +92,7 @@ def output_names(config: Any, outside: bool) -> list[str]:
     tasks = set(getattr(config, "tasks", ()))
     there = {
         "score_logits": config.score_head,
-        "heatmaps": "heatmaps" in tasks,
+        "heatmaps": "heatmaps" in tasks or bool(config.fit_steps),
         "heatmap_keypoints": "heatmaps" in tasks,
         "mask": "mask" in tasks,
         "pof": "pof" in tasks,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput, cached_file
 
 from .errors import InputError, ModelError
+from .fitting import fit_output
 from .hand_model import HandModel
 from .onnx_export import FILE_NAME, INPUTS, JOINT_ARRAYS, joint_arrays
 
@@ -91,7 +92,9 @@ class OnnxNetwork(nn.Module):
         names = [output.name for output in self.session.get_outputs()]
         values = self.session.run(names, feed | self.arrays)
         output = ModelOutput({name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
-        if "vertices" not in output:
+        if self.config.fit_steps:
+            output |= fit_output(self.config, self.hand_model, output, tensors[1], side)
+        elif "vertices" not in output:
             parameters = (output[name] for name in ("global_orient", "hand_pose", "betas", "translation"))
             output["vertices"] = self.hand_model(*parameters).vertices
         return output

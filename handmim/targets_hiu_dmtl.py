@@ -91,6 +91,20 @@ def part_orientation_fields(keypoints: Tensor, joints: Tensor | None, radius: fl
     return torch.where(unknown, torch.nan, field)
 
 
+def mean_fields(fields: Tensor) -> Tensor:
+    """What fields say of each bone: their mean, where they are strong.
+
+    Args:
+        fields: (B, 20, 3, h, w), as a network draws them.
+
+    Returns:
+        (B, 20, 3) float32, about as `bone_orientations`.
+    """
+    fields = fields.float()
+    strength = fields.square().sum(2, keepdim=True)
+    return (strength * fields).sum((3, 4)) / strength.sum((3, 4)).clamp(min=1e-6)
+
+
 def unit(vector: Tensor) -> Tensor:
     """Vectors (..., D) of length 1; a vector of no length stays 0."""
     return vector / vector.norm(dim=-1, keepdim=True).clamp(min=1e-9)

@@ -30,6 +30,7 @@ EVERYTHING: dict[str, Any] = {
     "heatmap_evidence": True,
     "score_head": True,
     "orientation_frame": "ray",
+    "fit_steps": 1,
 }
 FIELDS = ("vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas", "camera", "translation")
 

@@ -73,7 +73,12 @@ class TestPlain(HandUnderstandingTests):
 
 
 class TestEverything(HandUnderstandingTests):
-    options: dict[str, Any] = {"score_head": True, "regressor_evidence": True, "loss_weights": EVERY_LOSS}
+    options: dict[str, Any] = {
+        "score_head": True,
+        "regressor_evidence": True,
+        "fit_steps": 1,
+        "loss_weights": EVERY_LOSS,
+    }
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,19 @@ def test_graph_gives_what_the_model_gives(exported: tuple[Path, HandMIMForMeshEs
     assert str(Path(__file__).parents[1]).encode() not in (folder / "model.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("family", ["handmim", "hiu_dmtl"])
+def test_what_is_fitted_is_fitted_after_the_graph(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = mesh_model(fit_steps=2)
+    if family == "hiu_dmtl":
+        model = stirred(HIUDMTLForHandUnderstanding(HIUDMTLConfig(**HIU, fit_steps=2)).eval())
+    export_onnx(model, tmp_path)
+    network = OnnxNetwork.from_pretrained(tmp_path, model.config)
+    assert_equal(network, model, 2e-3)  # steps of a fit amplify rounding
+    fitted, model.config.fit_steps = network(**inputs(3))["joints"], 0
+    assert float((model(**inputs(3)).joints - fitted).abs().max()) > 1e-3
+
+
 def test_the_package_runs_it(exported: tuple[Path, HandMIMForMeshEstimation], photo: Path, tmp_path: Path) -> None:
     folder, model = exported
     model.save_pretrained(tmp_path / "torch")
