@@ -25,7 +25,7 @@ from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
 from .poses import sample_poses
 from .random import SampleRandom
-from .skin import Skin, dress, paint
+from .skin import RING_PLACE, Skin, dress, paint
 from .variety import Variety, find_variety
 
 _EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
@@ -283,7 +283,7 @@ class _Scene:
         """Surface and light of all rows; `self.attributes`: colour, irradiance, place along the arm, grain."""
         mesh = self.mesh
         normals = mesh.normals(self.vertices)
-        skin = paint(self.skin_random, mesh, self.variety.sleeves)
+        skin = paint(self.skin_random, mesh, self.variety)
         self.vertices = dress(skin, mesh, self.vertices, normals)
         light = sample_light(self.random.fork("light"))
         seen: Light = _take(light, self.parent)
@@ -376,6 +376,8 @@ class _Scene:
         values = F.embedding_bag(corners, self.attributes, per_sample_weights=weights, mode="sum")
         colour, irradiance, along = values[:, :3], values[:, 3:6], values[:, 6]
         self._detail(colour, irradiance, weights, face, row)
+        if self.variety.jewellery:
+            self._adorn(colour, irradiance, along, weights, face, row)
         covered = nonzero(along > self.skin.sleeve_start.index_select(0, row))
         if len(covered):
             row, value = row.index_select(0, covered), values.index_select(0, covered)
@@ -386,6 +388,20 @@ class _Scene:
             cuff = cuff.addcmul_(cuff, value[:, 7], value=0.08)
             colour.index_copy_(0, covered, cloth.mul_(value[:, 3:6]).mul_(cuff[:, None]))
         return colour
+
+    def _adorn(
+        self, colour: Tensor, irradiance: Tensor, along: Tensor, weights: Tensor, face: Tensor, row: Tensor
+    ) -> None:
+        """Rings and bands around the wrist, on colours (P, 3) in place."""
+        skin, finger = self.skin, self.mesh.ring_face.index_select(0, face)
+        place = (self.mesh.ring_place.index_select(0, face) * weights).sum(1)
+        here = (place - RING_PLACE).abs() < skin.ring_width.index_select(0, row)
+        ring = nonzero((finger > 0) & (finger == skin.ring_finger.index_select(0, row)) & here)
+        first, last = skin.band.index_select(0, row).unbind(1)
+        band = nonzero((along > first) & (along < last))
+        for kind, where in enumerate((ring, band)):
+            metal = skin.metal[:, kind].index_select(0, row.index_select(0, where))
+            colour.index_copy_(0, where, metal * irradiance.index_select(0, where))
 
     def _detail(self, colour: Tensor, irradiance: Tensor, weights: Tensor, face: Tensor, row: Tensor) -> None:
         """Creases, folds over the knuckles and nails from the texture, on colours (P, 3) in place."""

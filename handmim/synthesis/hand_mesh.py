@@ -17,6 +17,7 @@ FOREARM_LENGTH = 0.34  # m from the wrist to the cut end, before `cameras.arm_st
 TEXTURE_SIDE = 256
 _NUM_NOISE = 24
 _NUM_WAVES = 24
+_KNUCKLES = (1, 4, 10, 7)  # skeleton joints, in MANO's order: index, middle, ring, little
 
 
 @dataclass
@@ -26,6 +27,8 @@ class HandMesh:
     Attributes:
         faces: (F, 3) int64, outward winding.
         hand_face: (F,) bool, faces that belong to the hand and not to the forearm.
+        ring_face: (F,) uint8, whose ring could lie there: 1 to 4 for index, middle, ring and little finger, 0 nobody's.
+        ring_place: (F, 3) where its corners lie between that finger's knuckle (0) and middle joint (1).
         num_hand_vertices: V of the hand model. num_moved_hand_vertices: how many of `moved` are among them, first.
         moved: (M,) int64 vertices that the forearm's own rotation moves, or that the hand model lacks.
         moved_template: (3, M), m. moved_shape_dirs: (10, 3 * M), m per unit of betas.
@@ -43,6 +46,8 @@ class HandMesh:
 
     faces: Tensor
     hand_face: Tensor
+    ring_face: Tensor
+    ring_place: Tensor
     num_hand_vertices: int
     num_moved_hand_vertices: int
     moved: Tensor
@@ -130,6 +135,7 @@ def load_hand_mesh(device: str = "cpu") -> HandMesh:
     tensors = {
         "faces": faces,
         "hand_face": (faces < num_hand).all(1),
+        **_ring_faces(faces, rest, arrays),
         "moved": moved,
         "moved_template": rest[moved].T.contiguous(),
         "moved_shape_dirs": shape.permute(2, 1, 0).reshape(10, -1).contiguous(),
@@ -190,6 +196,20 @@ def _lengthen(rest: Tensor) -> Tensor:
     factor = max(1.0, (FOREARM_LENGTH - _BEND_END) / (end - _BEND_END))
     x = rest[:, :1]
     return torch.cat([torch.where(x > _BEND_END, _BEND_END + (x - _BEND_END) * factor, x), rest[:, 1:]], 1)
+
+
+def _ring_faces(faces: Tensor, rest: Tensor, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`HandMesh.ring_face` and `ring_place`."""
+    weights = arrays["skinning_weights"].float()
+    joints = arrays["joint_regressor"].float() @ arrays["template"].float()
+    own = F.pad(weights, (0, 0, 0, len(rest) - len(weights)))[faces].mean(1)  # (F, 16); the forearm's is 0
+    finger, place = torch.zeros(len(faces), dtype=torch.uint8), torch.zeros(len(faces), 3)
+    for number, knuckle in enumerate(_KNUCKLES, 1):
+        bone = joints[knuckle + 1] - joints[knuckle]
+        along = (rest[faces] - joints[knuckle]) @ bone / bone.square().sum()
+        chosen = (own[:, knuckle] > 0.5) & (along.amax(1) > 0.2) & (along.amin(1) < 0.8)
+        finger[chosen], place[chosen] = number, along[chosen]
+    return {"ring_face": finger, "ring_place": place}
 
 
 def _noise_fields(rest: Tensor) -> Tensor:

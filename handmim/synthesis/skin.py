@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .hand_mesh import HandMesh
 from .random import SampleRandom
-from .variety import Variety
+from .variety import VARIETIES, Variety
 
 # From very light to very dark, sRGB; judged by eye against the ten tones of the Monk scale.
 TONES = (
@@ -21,6 +21,7 @@ TONES = (
     (0.38, 0.25, 0.18),
     (0.24, 0.16, 0.12),
 )
+RING_PLACE = 0.5  # between knuckle and middle joint
 PALE_PALM = (0.76, 0.56, 0.47)  # towards which the palm of dark skin tends, sRGB
 
 
@@ -35,6 +36,10 @@ class Skin:
         sleeve_thickness: (B,) m.
         sleeve_colour: (B, 2, 3) linear, cloth and stripes.
         sleeve_stripes: (B,) stripes per metre, 0 for plain cloth.
+        ring_finger: (B,) int64, 1 to 4 for index to little finger, 0 without a ring.
+        ring_width: (B,) half of it, share of the first phalanx.
+        band: (B, 2) m along the forearm, from where to where a bracelet or watch reaches; both infinite without.
+        metal: (B, 2, 3) linear, of ring and band.
         gloss: (B,) strength of the highlight. roughness: (B,) its exponent.
     """
 
@@ -45,6 +50,10 @@ class Skin:
     sleeve_thickness: Tensor
     sleeve_colour: Tensor
     sleeve_stripes: Tensor
+    ring_finger: Tensor
+    ring_width: Tensor
+    band: Tensor
+    metal: Tensor
     gloss: Tensor
     roughness: Tensor
 
@@ -63,8 +72,8 @@ def sample_tone(random: SampleRandom) -> tuple[Tensor, Tensor]:
     return tone, palm
 
 
-def paint(random: SampleRandom, mesh: HandMesh, sleeves: float = Variety.sleeves) -> Skin:
-    """Draw the surface of a batch of hands, a share `sleeves` of them with a sleeve."""
+def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["full"]) -> Skin:
+    """Draw the surface of a batch of hands, some of them with a sleeve, some with jewellery."""
     device = random.device
     tone, palm = sample_tone(random)
     pair = torch.stack([torch.ones_like(mesh.dorsal), 1 - mesh.dorsal])
@@ -73,7 +82,7 @@ def paint(random: SampleRandom, mesh: HandMesh, sleeves: float = Variety.sleeves
     nail = torch.where(random.bernoulli(0.13, (1,)), random.uniform((3,), 0.05, 0.9), nail)
     amount = torch.stack([random.uniform((), 0.4, 1.5), random.uniform((), 0.15, 1.5)], 1)
     dark = torch.tensor([[0.30, 0.46, 0.46], [0.28, 0.34, 0.34]], device=device) * amount[..., None]
-    bare = ~random.bernoulli(sleeves)
+    bare = ~random.bernoulli(variety.sleeves)
     start = random.uniform((), 0.015, 0.20).masked_fill(bare, float("inf"))
     cloth = (random.uniform((2, 1), 0.05, 0.9) * random.normal((2, 3), 1.0, 0.2)).clamp(0.03, 0.95)
     striped = random.bernoulli(0.3)
@@ -85,9 +94,27 @@ def paint(random: SampleRandom, mesh: HandMesh, sleeves: float = Variety.sleeves
         sleeve_thickness=random.uniform((), 0.002, 0.010),
         sleeve_colour=cloth.square(),
         sleeve_stripes=torch.where(striped, random.uniform((), 30.0, 110.0), torch.zeros_like(start)),
+        **_jewellery(random.fork("jewellery"), variety.jewellery),
         gloss=random.uniform((), 0.0, 0.22),
         roughness=random.uniform((), 8.0, 60.0),
     )
+
+
+def _jewellery(random: SampleRandom, share: float) -> dict[str, Tensor]:
+    """Rings on a share of the hands, bands around as many wrists: those fields of `Skin`."""
+    ring, band = random.bernoulli(share), random.bernoulli(share)
+    start, width = random.uniform((), 0.012, 0.05), random.log_uniform((), 0.004, 0.03)
+    gold = torch.tensor([0.85, 0.68, 0.35], device=random.device)
+    plain = random.bernoulli(0.5, (2, 1))
+    colour = torch.where(plain, gold * random.uniform((2, 1), 0.7, 1.1), random.uniform((2, 1), 0.05, 0.9))
+    nowhere = torch.full_like(start, float("inf"))
+    ends = torch.stack([torch.where(band, end, nowhere) for end in (start, start + width)], 1)
+    return {
+        "ring_finger": random.integers((), 1, 5) * ring,
+        "ring_width": random.uniform((), 0.03, 0.09),
+        "band": ends,
+        "metal": (colour * random.normal((2, 3), 1.0, 0.08)).clamp(0.03, 0.97).square(),
+    }
 
 
 def _blotches(random: SampleRandom, mesh: HandMesh) -> Tensor:

@@ -26,6 +26,7 @@ class Variety:
         second_hands: share of pictures with another hand.
         things: share of pictures with an object in or before the hand; those without a hand always have one.
         sleeves: share of arms with a sleeve.
+        jewellery: share of hands with a ring, and of wrists with a bracelet or watch.
         shadows: share of pictures in which the hand darkens what is behind it.
         photos: share of pictures with a photo behind the hand, where `generate` is given any.
         faults: some of `FAULTS`; without "colour" the camera has an ideal curve.
@@ -41,6 +42,7 @@ class Variety:
     second_hands: float = 0.10
     things: float = 0.25
     sleeves: float = 0.55
+    jewellery: float = 0.0
     shadows: float = 0.33
     photos: float = 0.5
     faults: tuple[str, ...] = FAULTS

@@ -49,6 +49,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "no second hands": {"second_hands": 0},
     "no objects": {"things": 0},
     "no sleeves": {"sleeves": 0},
+    "jewellery": {"jewellery": 0.3},
     "no shadows on the background": {"shadows": 0},
     "backgrounds: drawn alone": {"photos": 0},
     "backgrounds: photos alone": {"photos": 1},
@@ -56,6 +57,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "boxes: centred": {"jitter": 0.03},
     "boxes: within the picture": {"borders": False},
     "no faults": {"faults": []},
+    "more upright, more named": {"views": [0.12, 0.56, 0.12, 0.13, 0.07], "poses": [0.38, 0.24, 0.14, 0.12, 0.12]},
     **{f"no {fault}": {"faults": [other for other in FAULTS if other != fault]} for fault in FAULTS},
 }
 FIGURES = {
