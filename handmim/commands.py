@@ -165,6 +165,7 @@ def load_model(args: argparse.Namespace) -> "HandMIM":
         device=args.device,
         detector=getattr(args, "detector", "auto"),
         hand_model_path=args.hand_model_path,
+        fit_steps=getattr(args, "fit_steps", None),
         **hub_options(args.model, args.revision),
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
@@ -195,6 +196,7 @@ class HandMIM:
         detector: Any = "auto",
         hand_model_path: str | os.PathLike | None = None,
         backend: Literal["torch", "onnx"] = "torch",
+        fit_steps: int | None = None,
         **hub_kwargs: Any,
     ) -> "HandMIM":
         """Load a checkpoint.
@@ -208,12 +210,14 @@ class HandMIM:
             detector: what finds hands when no boxes are given: "auto", a name, or an object; see `detection`.
             hand_model_path: MANO file or folder, for checkpoints that need it; None: looked up.
             backend: "onnx" runs the graph that `handmim export --onnx` wrote, in onnxruntime, in its own precision.
+            fit_steps: in place of the checkpoint's own: how long each hand is fitted to the heat maps that were seen
+                beside it (see `fitting`); 0 is faster and leaves the network's estimate as it is.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
 
         Raises:
             ModelError: no such checkpoint, or it is damaged or of another kind.
             ManoFileNotFoundError: the checkpoint needs MANO, and there is no file.
-            InputError: an unknown device or dtype.
+            InputError: an unknown device or dtype, or `fit_steps` of a network that draws no heat maps.
         """
         source = checkpoint_source(name)
         if backend not in ("torch", "onnx"):
@@ -224,6 +228,8 @@ class HandMIM:
             device = model.device
         else:
             model = load_network(source, dtype, hand_model_path, **hub_kwargs)
+        if fit_steps is not None:
+            _set_fit_steps(model.config, fit_steps)
         if backend == "torch" and device.type == "cpu" and dtype == torch.float32:
             from .acceleration import optimize_for_inference
 
@@ -310,6 +316,21 @@ def checkpoint_source(name: str | os.PathLike | None) -> str | os.PathLike:
     if short == EMBEDDED_CHECKPOINT.name:
         raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")
     return name
+
+
+def _set_fit_steps(config: Any, steps: int) -> None:
+    """Changes a configuration.
+
+    Raises:
+        InputError: It cannot have so many.
+    """
+    before = config.fit_steps
+    try:
+        config.fit_steps = steps
+        config.validate_fit()
+    except (ValueError, StrictDataclassError) as error:  # of the field's value, or of its type
+        config.fit_steps = before
+        raise InputError(" ".join(str(error).split())) from error
 
 
 def load_network(

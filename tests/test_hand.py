@@ -127,6 +127,21 @@ def test_dtype(tiny_checkpoint: Path, model: HandMIM) -> None:
     np.testing.assert_allclose(a.joints - a.joints[:1], b.joints - b.joints[:1], atol=0.01)
 
 
+def test_the_fit_can_be_left_out_or_lengthened(tiny_checkpoint: Path) -> None:
+    plain, usual, long = (
+        HandMIM.from_pretrained(detector="none", device="cpu", fit_steps=steps)(picture(), boxes=BOX)[0]
+        for steps in (0, None, 8)
+    )
+    assert not np.allclose(plain.vertices, usual.vertices) and np.isfinite(long.vertices).all()
+    points = project(torch.from_numpy(usual.joints), torch.from_numpy(usual.intrinsics))
+    np.testing.assert_allclose(points, usual.keypoints_2d, atol=1e-3)
+    with pytest.raises(InputError, match="fit_steps needs heatmap_evidence"):
+        HandMIM.from_pretrained(tiny_checkpoint, fit_steps=3)
+    for steps in (-1, "many"):
+        with pytest.raises(InputError, match="fit_steps"):
+            HandMIM.from_pretrained(fit_steps=steps)
+
+
 def test_fast_layers_save_plain_weights(tiny_checkpoint: Path, model: HandMIM, tmp_path: Path) -> None:
     from handmim.acceleration import PackedLinear, is_supported
 

@@ -17,7 +17,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    from ..cli import add_revision_option, positive
+    from ..cli import add_fit_option, add_revision_option, positive
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -39,6 +39,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--batch-size", type=positive, default=32, metavar="N", help="hands at a time (default: 32)")
     evaluate.add_argument("--workers", type=positive, default=4, metavar="N", help="threads that read (default: 4)")
     evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N samples; told in the report")
+    add_fit_option(evaluate)
     evaluate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     evaluate.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
     evaluate.set_defaults(run=run_evaluate, parser=evaluate)
@@ -61,8 +62,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.pred is not None and not BENCHMARKS[args.benchmark].official:
         official = ", ".join(name for name, chosen in BENCHMARKS.items() if chosen.official)
         args.parser.error(f"--pred scores submissions to {official}; {args.benchmark} has no submission format")
-    for option, given in (("--tta", args.tta), ("--revision", args.revision is not None)):
-        if args.pred is not None and given:
+    given = {"--tta": args.tta, "--revision": args.revision is not None, "--fit-steps": args.fit_steps is not None}
+    for option, asked in given.items():
+        if args.pred is not None and asked:
             args.parser.error(f"{option} needs --model")
     from .runner import evaluate
 
