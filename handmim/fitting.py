@@ -207,8 +207,8 @@ def fit_hands(
         `hand_state.decode_hand` gives them.
     """
     fitted = start = _skeleton(hand_model, hand)
-    held = torch.tensor([1 / turn_sigma, 0.0, 1 / SHAPE_SIGMA], device=fitted.wrist.device)
-    prior = held.repeat_interleave(torch.tensor(_KINDS, device=held.device))
+    held = zip(_KINDS, (1 / turn_sigma, 0.0, 1 / SHAPE_SIGMA), strict=True)
+    prior = torch.cat([fitted.wrist.new_full((count,), weight) for count, weight in held])
     for window in WINDOWS:
         around = None if window is None else project(fitted.points(fitted.frames()), intrinsics, MIN_DEPTH)
         keypoints = evidence.keypoints(size, around, window or 0.0)
