@@ -24,7 +24,7 @@ class ZooEntry:
         architecture: Public name of the model class.
         image_size: Side of the crop it takes, or, of a detector, of the photo, pixels.
         parameters: Learned numbers in the checkpoint. Of a pre-trained one: of the backbone, all that is released.
-        flops: Of one such picture, two for each multiply-add, with the fit, if any, without the hand model's arithmetic.
+        flops: Of one such picture, two for each multiply-add, the fit included, the hand model's arithmetic not.
         licence: SPDX name. Weights that learned from data for research only carry that on.
         hand_model: "open" or "mano"; None where there is no mesh head.
         status: "in the wheel", "on the Hub", "recipe only" (train it yourself) or "config only" (no recipe yet).
