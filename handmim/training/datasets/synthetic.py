@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class SyntheticHands(HandItems):
         first: Index of the first sample, to hold out a range of a seed.
         labels: Which labels to yield; None takes all but the mask. ``hand`` is always there.
         background_photos: Folder of photos without hands, shown behind half of the hands; None: patterns only.
-        variety: "full", or "plain" for hands held up before an ideal camera; see ``handmim.synthesis.variety``.
+        variety: "full", or "plain" for hands held up before an ideal camera, or one of them with changes, as
+            ``{base: full, things: 0.0}``; see ``handmim.synthesis.variety``.
         new_each_epoch: Sample ``i`` of epoch ``e`` is the image of (seed, e * length + i), so that none returns.
     """
 
@@ -49,7 +50,7 @@ class SyntheticHands(HandItems):
         labels: Sequence[str] | None = None,
         background_photos: str | Path | None = None,
         new_each_epoch: bool = False,
-        variety: str = "full",
+        variety: str | Mapping[str, Any] = "full",
     ) -> None:
         super().__init__()
         if length < 1:
