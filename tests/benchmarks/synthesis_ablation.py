@@ -20,6 +20,7 @@ computed again. Columns: 2D error (share of the box), PCK and mask IoU, mean +- 
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Bench(CommandRuns):
 
     def row(self, name: str, seed: int) -> dict[str, float]:
         """Train and measure once."""
-        release = self.out / f"{name.replace(': ', '-').replace(' ', '-')}-{seed}" / "release"
+        release = self.out / f"{re.sub('[^a-z]+', '-', name)}-{seed}" / "release"
         weights = release / "model.safetensors"
         variety = json.dumps({"base": "full"} | ROWS[name])
         settings = [f"data.0.variety={variety}", f"data.0.seed={20 + seed}"]
