@@ -206,15 +206,17 @@ def fit_hands(
         vertices, joints, keypoints_2d, global_orient, hand_pose, betas, camera and translation, as
         `hand_state.decode_hand` gives them.
     """
-    fitted = start = _skeleton(hand_model, hand)
-    held = zip(_KINDS, (1 / turn_sigma, 0.0, 1 / SHAPE_SIGMA), strict=True)
-    prior = torch.cat([fitted.wrist.new_full((count,), weight) for count, weight in held])
-    for window in WINDOWS:
-        around = None if window is None else project(fitted.points(fitted.frames()), intrinsics, MIN_DEPTH)
-        keypoints = evidence.keypoints(size, around, window or 0.0)
-        goal = _Goal(start, prior, evidence, keypoints, KEYPOINT_SIGMA * size, intrinsics)
-        fitted = _descend(fitted, goal, steps)
-    return _decoded(hand_model, fitted, intrinsics, size)
+    with torch.autocast(intrinsics.device.type, enabled=False):
+        intrinsics = intrinsics.float()
+        fitted = start = _skeleton(hand_model, hand)
+        held = zip(_KINDS, (1 / turn_sigma, 0.0, 1 / SHAPE_SIGMA), strict=True)
+        prior = torch.cat([fitted.wrist.new_full((count,), weight) for count, weight in held])
+        for window in WINDOWS:
+            around = None if window is None else project(fitted.points(fitted.frames()), intrinsics, MIN_DEPTH)
+            keypoints = evidence.keypoints(size, around, window or 0.0)
+            goal = _Goal(start, prior, evidence, keypoints, KEYPOINT_SIGMA * size, intrinsics)
+            fitted = _descend(fitted, goal, steps)
+        return _decoded(hand_model, fitted, intrinsics, size)
 
 
 def _descend(skeleton: _Skeleton, goal: "_Goal", steps: int) -> _Skeleton:

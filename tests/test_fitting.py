@@ -235,6 +235,21 @@ def test_networks_fit_unless_they_train(make: Callable[..., Any]) -> None:
     assert torch.equal(before_any_fit[0], plain.joints) and torch.equal(before_any_fit[1], trained.joints)
 
 
+@pytest.mark.parametrize("make", [handmim, hiu_dmtl])
+def test_the_fit_is_in_float32_whatever_the_network(make: Callable[..., Any]) -> None:
+    model = make(fit_steps=2).eval()
+    size = model.config.image_size
+    given = {"pixel_values": torch.randn(2, 3, size, size), "intrinsics": cameras(2)}
+    with torch.no_grad():
+        expected = model(**given)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            under = model(**given)
+        low = model.to(torch.bfloat16)(**{**given, "pixel_values": given["pixel_values"].bfloat16()})
+    for found in (under, low):
+        assert found.joints.dtype == torch.float32 and found.joints.isfinite().all()
+        assert float((found.joints - expected.joints).norm(dim=-1).mean()) < 0.05
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
