@@ -92,7 +92,8 @@ def output_names(config: Any, outside: bool) -> list[str]:
     tasks = set(getattr(config, "tasks", ()))
     there = {
         "score_logits": config.score_head,
-        "heatmaps": "heatmaps" in tasks or bool(config.fit_steps),
+        # HandMIM's too: whoever loads the graph may ask for a fit that the checkpoint does not
+        "heatmaps": "heatmaps" in tasks or getattr(config, "heatmap_evidence", False),
         "heatmap_keypoints": "heatmaps" in tasks,
         "mask": "mask" in tasks,
         "pof": "pof" in tasks,

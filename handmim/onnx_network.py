@@ -80,7 +80,7 @@ class OnnxNetwork(nn.Module):
             intrinsics: (B, 3, 3) of the crops, pixels.
 
         Raises:
-            InputError: Crops of another size, or no cameras.
+            InputError: Crops of another size, no cameras, or a graph of an older package that cannot be fitted.
         """
         side = self.config.image_size
         if tuple(pixel_values.shape[1:]) != (self.config.num_channels, side, side):
@@ -93,6 +93,10 @@ class OnnxNetwork(nn.Module):
         values = self.session.run(names, feed | self.arrays)
         output = ModelOutput({name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
         if self.config.fit_steps:
+            if "heatmaps" not in output:
+                raise InputError(
+                    "this graph gives no heat maps to fit to: export it again, or load it with fit_steps=0"
+                )
             output |= fit_output(self.config, self.hand_model, output, tensors[1], side)
         elif "vertices" not in output:
             parameters = (output[name] for name in ("global_orient", "hand_pose", "betas", "translation"))

@@ -96,6 +96,20 @@ def test_what_is_fitted_is_fitted_after_the_graph(family: str, tmp_path: Path) -
     assert float((model(**inputs(3)).joints - fitted).abs().max()) > 1e-3
 
 
+def test_a_fit_that_the_checkpoint_does_not_ask_for(
+    exported: tuple[Path, HandMIMForMeshEstimation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model = exported
+    hand = HandMIM.from_pretrained(folder, backend="onnx", device="cpu", detector="none", fit_steps=2)
+    with monkeypatch.context() as context:
+        context.setattr(model.config, "fit_steps", 2)
+        assert_equal(hand.model, model, 2e-3)
+    monkeypatch.setattr(hand.model.session, "get_outputs", lambda: [])  # of a graph without heat maps
+    monkeypatch.setattr(hand.model.session, "run", lambda names, feed: [])
+    with pytest.raises(InputError, match="no heat maps to fit to"):
+        hand.model(**inputs(1))
+
+
 def test_the_package_runs_it(exported: tuple[Path, HandMIMForMeshEstimation], photo: Path, tmp_path: Path) -> None:
     folder, model = exported
     model.save_pretrained(tmp_path / "torch")
