@@ -20,12 +20,13 @@ from ..hand_model import HandModel, HandModelOutput
 from ..rendering import Scan, nonzero
 from . import backgrounds, cameras
 from .degradation import degrade, reach_beyond_border, soften
-from .hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
+from .hand_mesh import HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
 from .poses import sample_poses
 from .random import SampleRandom
-from .skin import RING_PLACE, Skin, dress, paint
+from .skin import dress, paint
+from .surface import Surface
 from .variety import Variety, find_variety
 
 _EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
@@ -184,9 +185,9 @@ def _hand_model(device: str) -> HandModel:
     return HandModel("open").to(device)
 
 
-def _take(record: Light | Skin, rows: Tensor) -> Light | Skin:
-    """A dataclass of (B, ...) tensors, its rows selected."""
-    return type(record)(**{f.name: getattr(record, f.name)[rows] for f in fields(record)})
+def _take(light: Light, rows: Tensor) -> Light:
+    """The light of some of the scenes."""
+    return Light(**{f.name: getattr(light, f.name)[rows] for f in fields(Light)})
 
 
 class _Scene:
@@ -280,7 +281,7 @@ class _Scene:
         return torch.cat(wrists)[:count], (orient @ bend)[:count, :, 0], torch.cat(arms)[:count]
 
     def _light(self) -> None:
-        """Surface and light of all rows; `self.attributes`: colour, irradiance, place along the arm, grain."""
+        """Surface and light of all rows."""
         mesh = self.mesh
         normals = mesh.normals(self.vertices)
         skin = paint(self.skin_random, mesh, self.variety)
@@ -301,13 +302,14 @@ class _Scene:
         torch.mul(colour, exposure[self.parent], out=values[:, :3])
         torch.mul(irradiance, exposure[self.parent], out=values[:, 3:6])
         values[:, 6], values[:, 7] = mesh.rest[:, 0], mesh.noise[-1]
-        self.attributes = values.transpose(1, 2).reshape(-1, 8)
+        attributes = values.transpose(1, 2).reshape(-1, 8)
+        self.surface = Surface(mesh, skin, attributes, jewellery=self.variety.jewellery > 0)
         light.sky, light.ground, light.lamp = (
             light.sky * exposure[:, 0],
             light.ground * exposure[:, 0],
             light.lamp * exposure,
         )
-        self.light, self.skin = light, skin
+        self.light = light
 
     def _scan(self) -> Scan:
         """All rows, two samples a pixel on a diagonal, (x, y) -+ 1/4; empty samples have no hand."""
@@ -364,62 +366,11 @@ class _Scene:
         cover = (torch.minimum(first, second) > 0).float().mul_(0.5).add_(0.5)
         column = torch.where(self.mirrored.index_select(0, row), size - 1 - x, x).float()
         weights, depth = seen.shade(record, column.add_(lower, alpha=_STAGGER), lower.add_(y, alpha=2))
-        self._blend(back, where, sample, cover, self._pixel_colour(weights, face, row))
+        self._blend(back, where, sample, cover, self.surface.colour(weights, face, row))
         self.depth.view(-1).scatter_(0, where, depth)
         hand = self.mesh.hand_face.index_select(0, face)
         self.area.index_add_(0, row, hand.float())
         self.mask.view(-1).scatter_(0, where, hand & (row < self.batch))
-
-    def _pixel_colour(self, weights: Tensor, face: Tensor, row: Tensor) -> Tensor:
-        """(P, 3) linear colour of chosen samples: the vertices' light, and what is finer than the mesh."""
-        corners = self.mesh.faces.index_select(0, face) + (row * self.mesh.num_vertices)[:, None]
-        values = F.embedding_bag(corners, self.attributes, per_sample_weights=weights, mode="sum")
-        colour, irradiance, along = values[:, :3], values[:, 3:6], values[:, 6]
-        self._detail(colour, irradiance, weights, face, row)
-        if self.variety.jewellery:
-            self._adorn(colour, irradiance, along, weights, face, row)
-        covered = nonzero(along > self.skin.sleeve_start.index_select(0, row))
-        if len(covered):
-            row, value = row.index_select(0, covered), values.index_select(0, covered)
-            along, start = value[:, 6].contiguous(), self.skin.sleeve_start.index_select(0, row)
-            stripes = torch.frac(along * self.skin.sleeve_stripes.index_select(0, row)) > 0.5
-            cloth = self.skin.sleeve_colour.view(-1, 3).index_select(0, row * 2 + stripes)
-            cuff = along.sub_(start).div_(0.004).clamp_(0, 1).mul_(0.45).add_(0.55)  # the rim lies in its own shadow
-            cuff = cuff.addcmul_(cuff, value[:, 7], value=0.08)
-            colour.index_copy_(0, covered, cloth.mul_(value[:, 3:6]).mul_(cuff[:, None]))
-        return colour
-
-    def _adorn(
-        self, colour: Tensor, irradiance: Tensor, along: Tensor, weights: Tensor, face: Tensor, row: Tensor
-    ) -> None:
-        """Rings and bands around the wrist, on colours (P, 3) in place."""
-        skin, finger = self.skin, self.mesh.ring_face.index_select(0, face)
-        place = (self.mesh.ring_place.index_select(0, face) * weights).sum(1)
-        here = (place - RING_PLACE).abs() < skin.ring_width.index_select(0, row)
-        ring = nonzero((finger > 0) & (finger == skin.ring_finger.index_select(0, row)) & here)
-        first, last = skin.band.index_select(0, row).unbind(1)
-        band = nonzero((along > first) & (along < last))
-        for kind, where in enumerate((ring, band)):
-            metal = skin.metal[:, kind].index_select(0, row.index_select(0, where))
-            colour.index_copy_(0, where, metal * irradiance.index_select(0, where))
-
-    def _detail(self, colour: Tensor, irradiance: Tensor, weights: Tensor, face: Tensor, row: Tensor) -> None:
-        """Creases, folds over the knuckles and nails from the texture, on colours (P, 3) in place."""
-        mesh, side = self.mesh, TEXTURE_SIDE
-        x, y = (
-            sum(corner.index_select(0, face) * weights[:, k] for k, corner in enumerate(axis)).int().clamp_(0, side - 1)
-            for axis in mesh.face_texel
-        )
-        texel = y.mul_(side).add_(x)
-        kind = mesh.texture_kind.index_select(0, texel)
-        fold, nail = nonzero(kind & 1), nonzero(kind & 2)
-        look = mesh.texture.index_select(0, texel.index_select(0, fold))
-        dark = self.skin.detail.index_select(0, row.index_select(0, fold))
-        dark = (dark[:, 0] * look[:, :1]).addcmul_(dark[:, 1], look[:, 1:2]).neg_().add_(1).clamp_(min=0.1)
-        colour.index_copy_(0, fold, dark.mul_(colour.index_select(0, fold)))
-        look = mesh.texture.index_select(0, texel.index_select(0, nail))
-        varnish = self.skin.nail.index_select(0, row.index_select(0, nail)) * irradiance.index_select(0, nail)
-        colour.index_copy_(0, nail, torch.lerp(colour.index_select(0, nail), varnish, look[:, 3:]))
 
     def _blend(self, picture: Tensor, where: Tensor, sample: Tensor, coverage: Tensor, colour: Tensor) -> None:
         """Paint colours (P, 3) over pixels `where` (flat over (B, S, S)) of pictures (B, 3, S, S), in place."""

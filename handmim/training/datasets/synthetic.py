@@ -30,7 +30,7 @@ class SyntheticHands(HandItems):
         negatives: Share of pictures without a right hand, which teach the score; see ``handmim.synthesis.generate``.
         first: Index of the first sample, to hold out a range of a seed.
         labels: Which labels to yield; None takes all but the mask. ``hand`` is always there.
-        background_photos: Folder of photos without hands, shown behind half of the hands; None: patterns only.
+        background_photos: Folder of photos without hands, shown behind some of the hands; None: patterns only.
         variety: "full", or "plain" for hands held up before an ideal camera, or one of them with changes, as
             ``{base: full, things: 0.0}``; see ``handmim.synthesis.variety``.
         new_each_epoch: Sample ``i`` of epoch ``e`` is the image of (seed, e * length + i), so that none returns.
