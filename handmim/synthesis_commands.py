@@ -39,9 +39,11 @@ def add_commands(commands: Any) -> None:
     )
     synthesize.add_argument(
         "--variety",
-        choices=("full", "plain"),
+        type=parse_variety,
         default="full",
-        help="plain: one right hand held up before an ideal camera, in every picture (default: full)",
+        metavar="V",
+        help="plain: one right hand held up before an ideal camera, in every picture; parts of it as in recipes, "
+        "'{base: full, things: 0.5}' (default: full)",
     )
     synthesize.set_defaults(run=run_synthesize)
 
@@ -55,6 +57,19 @@ def parse_betas(text: str) -> tuple[float, ...]:
     if not 1 <= len(values) <= 10:
         raise argparse.ArgumentTypeError(f"expected up to ten numbers b0,b1,..., got {text!r}")
     return (*values, *[0.0] * (10 - len(values)))
+
+
+def parse_variety(text: str) -> str | dict[str, Any]:
+    """A name, or parts in YAML as a recipe has them; what they mean is looked at where pictures are made."""
+    import yaml
+
+    try:
+        variety = yaml.safe_load(text)
+    except yaml.YAMLError:
+        variety = None
+    if not isinstance(variety, str | dict):
+        raise argparse.ArgumentTypeError(f"expected a name or {{base: NAME, PART: VALUE, ...}}, got {text!r}")
+    return variety
 
 
 def run_synthesize(args: argparse.Namespace) -> int:

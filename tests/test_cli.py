@@ -42,6 +42,7 @@ def test_every_command_that_help_lists_runs_something() -> None:
     "arguments",
     [[], ["predict"], ["predict", "--hand", "middle", "x.jpg"], ["predict", "x.jpg", "--box", "1,2,3"], ["mano"],
      ["predict", "x.jpg", "--format", "stl"], ["synthesize", "0", "--out", "x"], ["fly"],
+     ["synthesize", "1", "--out", "x", "--variety", "{a"],
      ["predict", "a.jpg", "b.jpg", "--box", "1,2,30,40"]],
 )  # fmt: skip
 def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
@@ -223,6 +224,29 @@ def test_synthesize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "holds these 5 images of the split labels already" in capsys.readouterr().out
     assert main(["synthesize", "5", "--out", str(tmp_path / "a"), "--size", "64", "--seed", "4"]) == 1
     assert "was begun with seed 3, not 4" in capsys.readouterr().err
+
+
+def test_synthesize_takes_parts_of_a_variety(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        handmim.synthesis.series,
+        "generate",
+        lambda *args, variety, **options: asked.append(variety) or fake_generate(*args, **options),
+    )
+    command = ["synthesize", "2", "--out", str(tmp_path), "--size", "64", "--variety"]
+    parts = {"base": "plain", "poses": [0, 0, 0, 1, 0]}
+    for _ in range(2):  # the second finds it done
+        assert main([*command, "{base: plain, poses: [0, 0, 0, 1, 0]}"]) == 0
+    assert (
+        asked == [parts]
+        and json.loads((tmp_path / "synthesis.json").read_text())["splits"]["labels"]["variety"] == parts
+    )
+    assert main([*command, "plain"]) == 1 and "was begun with variety" in capsys.readouterr().err
+    for wrong, message in (("{stones: 1}", "unknown fields stones"), ("many", "one of full, scene, plain, got 'many'")):
+        assert main([*command, wrong]) == 1
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

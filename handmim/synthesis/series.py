@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..cli import package_version
 from ..errors import DataError
 from .generator import SyntheticBatch, generate
 from .layouts import LAYOUTS, Layout
+from .variety import find_variety
 
 MANIFEST = "synthesis.json"
 FORMAT = "handmim series 1"
@@ -48,7 +49,7 @@ class Series:
     start: int = 0
     seed: int = 0
     size: int = 128
-    variety: str = "full"
+    variety: str | Mapping[str, Any] = "full"
     betas: tuple[float, ...] | None = None
     layout: str = "folder"
 
@@ -75,11 +76,16 @@ def write_series(root: Path, series: Series, progress: Callable[[int], object] =
         False if it was there already.
 
     Raises:
-        DataError: The layout has no such split, or the folder holds something else in its place.
+        DataError: The layout has no such split, there is no such variety, or the folder holds something else in its
+            place.
     """
     kind = LAYOUTS[series.layout]
     if series.split not in kind.splits:
         raise DataError(f"layout {kind.name} has the splits {', '.join(kind.splits)}, got {series.split!r}")
+    try:
+        find_variety(series.variety)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     layout = kind(root, series.split)
     manifest = read_manifest(root)
     if is_complete(root, manifest, series, layout):
