@@ -25,6 +25,7 @@ from .layers_handmim import (
     default_crop_intrinsics,
     normalise_pixels,
     sample_points,
+    score_layers,
     soft_argmax,
 )
 from .losses import (
@@ -229,7 +230,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         if config.heatmap_evidence:
             self.heatmap = nn.Linear(config.feature_channels[config.heatmap_level], NUM_KEYPOINTS)
         if config.score_head:
-            self.score = nn.Linear(config.hidden_size, 1)
+            self.score = score_layers(config.hidden_size, config.score_hidden_size)
         self.hand_model = build_hand_model(config, hand_model_path)
         self.post_init()
 

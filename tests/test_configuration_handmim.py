@@ -64,6 +64,8 @@ def test_loss_weights_are_completed() -> None:
         ({"point_channels": (5,)}, "5"),
         ({"mean_camera": (0.0, 0.0, 0.0)}, "mean_camera"),
         ({"heatmap_evidence": True, "heatmap_level": 3}, "got 3"),
+        ({"score_hidden_size": 8}, "score_head=True a width, got 8"),
+        ({"score_hidden_size": -1, "score_head": True}, "got -1"),
         ({"loss_weights": {"vertex": 1.0}}, "vertex"),
         ({"loss_weights": {"vertices": -1.0}}, "negative"),
         ({"hand_model": "smplx"}, "smplx"),

@@ -29,6 +29,7 @@ EVERYTHING: dict[str, Any] = {
     "stem": "residual",
     "heatmap_evidence": True,
     "score_head": True,
+    "score_hidden_size": 8,
     "orientation_frame": "ray",
     "fit_steps": 1,
 }

@@ -29,7 +29,7 @@ from .recipe import RecipeError
 logger = logging.get_logger(__name__)
 
 STARTS = ("size", "checkpoint", "pretrained")
-OPTIONS = ("family", "revision", "timm", "frozen_blocks", "frozen_backbone", "hand_model_path")
+OPTIONS = ("family", "revision", "timm", "frozen_blocks", "trained_parts", "hand_model_path")
 
 
 class Family(NamedTuple):
@@ -57,7 +57,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
 
     Args:
         section: `model` of the recipe. Of `family: hiu-dmtl`: fields of `HIUDMTLConfig`, of which `num_stacks` says the
-            size, perhaps with checkpoint, frozen_backbone and hand_model_path as below. Otherwise one of
+            size, perhaps with checkpoint, trained_parts and hand_model_path as below. Otherwise one of
             size: a new network (`HandMIMConfig.from_size`);
             checkpoint: a mesh model, folder or Hub name, or the name of the one in the package;
             pretrained: a pre-trained backbone, folder or Hub name: the head is new;
@@ -66,8 +66,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
                 a name that timm knows and loads (`backbone_weights`);
             frozen_blocks: see `freeze_blocks`;
-            frozen_backbone: true trains what reads the backbone alone, the mesh head or the regressor, several times as
-                many samples a minute; of either family;
+            trained_parts: names of the model's parts, such as [score], which alone learn, see `freeze_other_parts`; one
+                that the checkpoint has in another form, or not at all, starts from random weights; of either family;
             hand_model_path: of MANO's file, for `hand_model: mano`;
             further fields of `HandMIMConfig`.
         seed: Of new weights, which depend on nothing else.
@@ -84,7 +84,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
     hub_options = _hub_options(section)
     section.pop("revision", None)
     timm_weights, frozen = section.pop("timm", None), section.pop("frozen_blocks", None)
-    frozen_backbone = section.pop("frozen_backbone", False)
+    trained_parts = section.pop("trained_parts", None)
     hand_model_path = section.pop("hand_model_path", None)
     torch.manual_seed(seed)
     if starts in ([], ["size"]):
@@ -99,7 +99,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
         if timm_weights is not None:
             raise RecipeError(f"model.timm is for a new network (size), not for one with {starts[0]}")
         changes = section | {"hand_model_path": hand_model_path}
-        model = _load(family, checkpoint_source(source), starts[0] == "pretrained", changes, hub_options)
+        fresh = tuple(trained_parts) if isinstance(trained_parts, list) else ()
+        model = _load(family, checkpoint_source(source), starts[0] == "pretrained", changes, hub_options, fresh)
     if timm_weights is not None:
         try:
             report = load_backbone_weights(model.backbone, timm_weights)
@@ -108,8 +109,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
         logger.warning(str(report))
     if frozen is not None:
         freeze_blocks(model, frozen)
-    if frozen_backbone is not False:
-        freeze_backbone(model, frozen_backbone)
+    if trained_parts is not None:
+        freeze_other_parts(model, trained_parts)
     return model
 
 
@@ -173,7 +174,12 @@ def _hub_options(section: dict[str, Any]) -> dict[str, str]:
 
 
 def _load(
-    family: Family, source: str | Path, backbone_only: bool, changes: dict[str, Any], hub_options: dict[str, str]
+    family: Family,
+    source: str | Path,
+    backbone_only: bool,
+    changes: dict[str, Any],
+    hub_options: dict[str, str],
+    fresh: tuple[str, ...],
 ) -> HandPreTrainedModel:
     with checkpoint_errors(source, **hub_options):
         config = family.config.from_pretrained(source, **hub_options)
@@ -193,7 +199,7 @@ def _load(
             source, dtype=torch.float32, output_loading_info=True, **changes, **hub_options
         )
     # transformers leaves a head that is missing as a whole out of its list of missing keys
-    missing = sorted(info["missing_keys"])
+    missing = [name for name in sorted(info["missing_keys"]) if name.split(".")[0] not in fresh]
     if backbone_only:
         missing = [name for name in missing if name.startswith("backbone.")]
     faults = missing or sorted(str(fault) for fault in info["mismatched_keys"])
@@ -229,17 +235,25 @@ def freeze_blocks(model: HandMIMForMeshEstimation, blocks: int) -> None:
         stay_in_evaluation(module.requires_grad_(False))
 
 
-def freeze_backbone(model: HandPreTrainedModel, frozen: bool) -> None:
-    """Keep the whole backbone as it is, in evaluation mode: the running averages of batch norm stay, too.
+def freeze_other_parts(model: HandPreTrainedModel, parts: list[str]) -> None:
+    """Keep a model as it is but for some of its parts, which learn several times as many samples a minute then.
+
+    The others stay in evaluation mode: the running averages of batch norm must not move.
+
+    Args:
+        model: Whose other parameters get `requires_grad=False`.
+        parts: Names of those that learn: of "backbone", "upsample", "initial", "rectifiers", "heatmap", "score" of
+            HandMIM, of "backbone", "regressor" of HIU-DMTL.
 
     Raises:
-        RecipeError: Not true or false; or nothing is left to learn.
+        RecipeError: The model has no such part with weights, or none is named.
     """
-    if frozen is not True:
-        raise RecipeError(f"model.frozen_backbone must be true or false, got {frozen!r}")
-    if not hasattr(model, "hand_model"):
-        raise RecipeError("model.frozen_backbone is true, but without a mesh (model.mesh: false) nothing else learns")
-    stay_in_evaluation(model.backbone.requires_grad_(False))
+    known = {name: part for name, part in model.named_children() if next(part.parameters(), None) is not None}
+    if not isinstance(parts, list) or not parts or not all(name in known for name in parts):
+        raise RecipeError(f"model.trained_parts must be some of {', '.join(known)}, got {parts!r}")
+    for name, part in known.items():
+        if name not in parts:
+            stay_in_evaluation(part.requires_grad_(False))
 
 
 def stay_in_evaluation(module: nn.Module) -> None:

@@ -175,17 +175,24 @@ class TestLayerDecay:
         assert layer_of("encoder.cls_token", 13) == 0 and layer_of("rectifiers.0.reduce1.weight", 13) == 13
 
 
-class TestFrozenBackbone:
-    """The head alone learns, of either family."""
+class TestTrainedParts:
+    """They learn, and nothing else does, of either family."""
 
     HIU = {
         "family": "hiu-dmtl", "image_size": 32, "hidden_size": 8, "num_stacks": 2, "encoder_depth": 1,
         "encoder_levels": 1, "regressor_channels": [8, 8], "regressor_hidden_size": 16,
     }  # fmt: skip
 
-    @pytest.mark.parametrize("section", [small_section(frozen_backbone=True), HIU | {"frozen_backbone": True}])
-    def test_only_the_head_changes(self, section):
-        model = build_model(section, seed=0).train()
+    @pytest.mark.parametrize(
+        ("section", "parts"),
+        [
+            (small_section(stem="residual", hidden_size=96), ["upsample", "initial", "rectifiers"]),
+            (small_section(score_head=True), ["score"]),
+            (HIU, ["regressor"]),
+        ],
+    )
+    def test_they_alone_change(self, section, parts):
+        model = build_model(section | {"trained_parts": parts}, seed=0).train()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
         size = model.config.image_size
@@ -195,10 +202,19 @@ class TestFrozenBackbone:
         model(pixel_values=pixels, labels=labels).loss.backward()
         optimizer.step()
         changed = {name.split(".")[0] for name, value in model.state_dict().items() if not value.equal(before[name])}
-        assert changed and "backbone" not in changed
+        assert changed == set(parts)
+
+    def test_a_part_of_another_form_starts_anew(self, tmp_path):
+        old = HandMIMForMeshEstimation(HandMIMConfig.from_size("small", **SMALL, score_head=True))
+        old.save_pretrained(tmp_path)
+        changes = {"checkpoint": str(tmp_path), "score_hidden_size": 8}
+        model = build_model(changes | {"trained_parts": ["score"]}, seed=0)
+        assert [layer.weight.shape for layer in (model.score[0], model.score[2])] == [(8, 64), (1, 8)]
+        assert torch.equal(model.initial.hidden1.weight, old.initial.hidden1.weight)
+        with pytest.raises(RecipeError, match=r"lacks 4 weights of this model, score\.0\.bias"):
+            build_model(changes, seed=0)
 
     def test_what_cannot_be_is_told(self):
-        with pytest.raises(RecipeError, match="frozen_backbone must be true or false, got 'yes'"):
-            build_model(self.HIU | {"frozen_backbone": "yes"}, seed=0)
-        with pytest.raises(RecipeError, match="without a mesh"):
-            build_model(self.HIU | {"frozen_backbone": True, "mesh": False}, seed=0)
+        for parts in ("score", [], ["score"], ["hand_model"], [3]):
+            with pytest.raises(RecipeError, match="trained_parts must be some of backbone, regressor, got"):
+                build_model(self.HIU | {"trained_parts": parts}, seed=0)
