@@ -135,11 +135,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add_revision_option(parser)
     parser.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    add_fit_option(parser)
+    add_estimate_options(parser)
 
 
-def add_fit_option(parser: argparse.ArgumentParser) -> None:
-    """`--fit-steps`, beside every option that names a checkpoint to predict with."""
+def add_estimate_options(parser: argparse.ArgumentParser) -> None:
+    """`--tta` and `--fit-steps`, beside every option that names a checkpoint to predict with."""
+    parser.add_argument("--tta", action="store_true", help="look at each hand three times, also turned: slower, better")
     parser.add_argument(
         "--fit-steps", type=int, metavar="N", help="of the fit to heat maps; 0: none (default: as the checkpoint says)"
     )

@@ -166,6 +166,7 @@ def load_model(args: argparse.Namespace) -> "HandMIM":
         detector=getattr(args, "detector", "auto"),
         hand_model_path=args.hand_model_path,
         fit_steps=getattr(args, "fit_steps", None),
+        tta=getattr(args, "tta", False),
         **hub_options(args.model, args.revision),
     )
 

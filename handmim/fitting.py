@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .geometry import axis_angle_to_matrix, camera_from_translation, project
 from .hand_model import JOINT_ORDER, NUM_BETAS, HandModel
+from .hand_state import place_hand
 from .losses import MIN_DEPTH
 from .targets_hiu_dmtl import mean_fields
 
@@ -171,13 +172,18 @@ def fit_output(
     Returns:
         As `fit_hands`.
     """
+    evidence = evidence_of(config, output)
+    return fit_hands(hand_model, output, evidence, intrinsics, size, config.fit_steps, config.fit_turn)
+
+
+def evidence_of(config: Any, output: Mapping[str, Tensor]) -> Evidence:
+    """What the maps of a network's output say; arguments as those of `fit_output`."""
     heights = output["heatmaps"].float()
     if config.model_type == "handmim":  # log-probabilities: to the height that a Gaussian of the targets' width has
         heights = heights.exp() * (2 * math.pi * config.heatmap_sigma**2)
     heights = heights.clamp(min=0)
     depths = mean_fields(output["pof"])[..., 2] if output.get("pof") is not None else None
-    evidence = Evidence(heights, heights.amax((2, 3)).clamp(max=1), depths)
-    return fit_hands(hand_model, output, evidence, intrinsics, size, config.fit_steps, config.fit_turn)
+    return Evidence(heights, heights.amax((2, 3)).clamp(max=1), depths)
 
 
 @torch.no_grad()
@@ -329,16 +335,5 @@ def _decoded(hand_model: HandModel, skeleton: _Skeleton, intrinsics: Tensor, siz
     """Parameters, mesh and projection of skeletons, by the hand model."""
     pose = torch.empty_like(skeleton.fingers.flatten(1, 2))
     pose[:, _ORDER] = skeleton.fingers.flatten(1, 2)
-    hand = hand_model(skeleton.root, pose, skeleton.betas)
-    translation = skeleton.wrist - hand.joints[:, 0]
-    joints = hand.joints + translation[:, None]
-    return {
-        "vertices": hand.vertices + translation[:, None],
-        "joints": joints,
-        "keypoints_2d": project(joints, intrinsics, MIN_DEPTH),
-        "global_orient": skeleton.root,
-        "hand_pose": pose,
-        "betas": skeleton.betas,
-        "camera": camera_from_translation(skeleton.wrist, intrinsics, size),
-        "translation": translation,
-    }
+    camera = camera_from_translation(skeleton.wrist, intrinsics, size)
+    return place_hand(hand_model, skeleton.root, pose, skeleton.betas, skeleton.wrist, camera, intrinsics)

@@ -111,6 +111,14 @@ def matrix_to_rot6d(rotmat: Tensor) -> Tensor:
     return torch.cat([rotmat[..., 0], rotmat[..., 1]], -1)
 
 
+def nearest_rotation(matrix: Tensor) -> Tensor:
+    """The rotation that is nearest to each matrix (..., 3, 3) by the sum of squares; of a mean the mean rotation."""
+    u, _, vt = torch.linalg.svd(matrix)
+    signs = torch.ones_like(matrix[..., 0])
+    signs[..., 2] = torch.sign(torch.linalg.det(u @ vt))
+    return (u * signs[..., None, :]) @ vt
+
+
 def mirror_matrix(rotmat: Tensor) -> Tensor:
     """The rotation seen in a mirror x -> -x: ``M R M`` with ``M = diag(-1, 1, 1)``. Its own inverse."""
     sign = rotmat.new_tensor([-1.0, 1.0, 1.0])

@@ -197,6 +197,7 @@ class HandMIM:
         hand_model_path: str | os.PathLike | None = None,
         backend: Literal["torch", "onnx"] = "torch",
         fit_steps: int | None = None,
+        tta: bool = False,
         **hub_kwargs: Any,
     ) -> "HandMIM":
         """Load a checkpoint.
@@ -212,6 +213,8 @@ class HandMIM:
             backend: "onnx" runs the graph that `handmim export --onnx` wrote, in onnxruntime, in its own precision.
             fit_steps: in place of the checkpoint's own: how long each hand is fitted to the heat maps that were seen
                 beside it (see `fitting`); 0 is faster and leaves the network's estimate as it is.
+            tta: test-time augmentation: each hand is looked at three times, also turned, which takes more than twice as
+                long. Measure it: handmim-tiny-open is better for it, hiu-dmtl-tiny-open is not (see `tta`).
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
 
         Raises:
@@ -237,10 +240,8 @@ class HandMIM:
         commit = getattr(model.config, "_commit_hash", None)
         same_version = hub_kwargs | ({"revision": commit} if commit else {})
         processor = load_processor(source, model.config.image_size, **same_version)
-        pipeline = HandMeshPipeline(
-            model=model, image_processor=processor, device=device, detector=detector, task="hand-mesh-estimation"
-        )
-        return cls(pipeline)
+        parts = {"model": model, "image_processor": processor, "device": device, "detector": detector, "tta": tta}
+        return cls(HandMeshPipeline(**parts, task="hand-mesh-estimation"))
 
     @property
     def model(self) -> Any:

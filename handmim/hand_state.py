@@ -61,19 +61,33 @@ def decode_hand(
             global_orient = ray_rotation(intrinsics, size) @ global_orient
         scale = camera[:, :1].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
         camera = torch.cat([scale, camera[:, 1:]], dim=1)
-        hand = hand_model(global_orient, hand_pose, betas)
-        translation = camera_translation(camera, intrinsics, size) - hand.joints[:, 0]
-        joints = hand.joints + translation[:, None]
-        return {
-            "vertices": hand.vertices + translation[:, None],
-            "joints": joints,
-            "keypoints_2d": project(joints, intrinsics, MIN_DEPTH),
-            "global_orient": global_orient,
-            "hand_pose": hand_pose,
-            "betas": betas,
-            "camera": camera,
-            "translation": translation,
-        }
+        wrist = camera_translation(camera, intrinsics, size)
+        return place_hand(hand_model, global_orient, hand_pose, betas, wrist, camera, intrinsics)
+
+
+def place_hand(
+    hand_model: nn.Module,
+    global_orient: Tensor,
+    hand_pose: Tensor,
+    betas: Tensor,
+    wrist: Tensor,
+    camera: Tensor,
+    intrinsics: Tensor,
+) -> dict[str, Tensor]:
+    """The hand of given parameters with its wrist (B, 3) in a given place; the rest, and what it gives, as above."""
+    hand = hand_model(global_orient, hand_pose, betas)
+    translation = wrist - hand.joints[:, 0]
+    joints = hand.joints + translation[:, None]
+    return {
+        "vertices": hand.vertices + translation[:, None],
+        "joints": joints,
+        "keypoints_2d": project(joints, intrinsics, MIN_DEPTH),
+        "global_orient": global_orient,
+        "hand_pose": hand_pose,
+        "betas": betas,
+        "camera": camera,
+        "translation": translation,
+    }
 
 
 def ray_rotation(intrinsics: Tensor, size: int) -> Tensor:

@@ -248,6 +248,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         intrinsics: Tensor | None = None,
         labels: dict[str, Tensor] | None = None,
         return_all: bool = False,
+        fit: bool = True,
         **kwargs: Any,
     ) -> HandMIMMeshOutput:
         """Estimates the right hand in each crop; with `config.fit_steps`, unless it trains, fits it to the heat maps.
@@ -259,6 +260,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
                 joints (B, 21, 3) (camera frame, metres), keypoints_2d (B, 21, 2) (crop pixels), mask (B, S, S) (1 on
                 the hand, 0 beside it), hand (B,) (1: a right hand, 0: not). NaN where a sample lacks one.
             return_all: Return every iteration, not only the last.
+            fit: False leaves the estimate as it is, whatever `config.fit_steps` says.
 
         Raises:
             ValueError: If the input is not square, or a label's shape does not fit the hand model.
@@ -279,7 +281,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         if labels is not None:
             loss, losses = self.compute_loss(iterations, labels, size, log_heatmaps, score_logits, intrinsics)
         hand = iterations[-1]
-        if self.config.fit_steps and not self.training and not torch.compiler.is_exporting():
+        if fit and self.config.fit_steps and not self.training and not torch.compiler.is_exporting():
             hand = fit_output(self.config, self.hand_model, hand | {"heatmaps": log_heatmaps}, intrinsics, size)
         return HandMIMMeshOutput(
             loss=loss,

@@ -171,6 +171,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         intrinsics: Tensor | None = None,
         labels: dict[str, Tensor] | None = None,
         return_all: bool = False,
+        fit: bool = True,
         **kwargs: Any,
     ) -> HIUDMTLOutput:
         """Understands the right hand in each crop; with `config.fit_steps`, unless it trains, fits it to the maps.
@@ -183,6 +184,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
                 frame, metres), mask (B, S, S) in [0, 1], global_orient (B, 3, 3), hand_pose (B, 15, 3, 3), betas
                 (B, 10), hand (B,). NaN where a sample lacks one.
             return_all: Return every stack, not only the last.
+            fit: False leaves the estimate as it is, whatever `config.fit_steps` says.
 
         Raises:
             ValueError: If the input is not square or its side does not fit, or a label's shape does not fit.
@@ -207,7 +209,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         for stack in stacks:
             _finish(stack, size)
         fields = {name: value for name, value in stacks[-1].items() if name != "log_focal"}
-        if self.config.fit_steps and not self.training and not torch.compiler.is_exporting():
+        if fit and self.config.fit_steps and not self.training and not torch.compiler.is_exporting():
             fields |= fit_output(self.config, self.hand_model, fields, fields["intrinsics"], size)
         every = tuple(stacks) if return_all else None
         return HIUDMTLOutput(loss=loss, losses=losses, **fields, score_logits=score_logits, stacks=every)

@@ -72,12 +72,13 @@ class OnnxNetwork(nn.Module):
         return cls(path, config, device, hand_model_path)
 
     @torch.no_grad()
-    def forward(self, pixel_values: Tensor, intrinsics: Tensor, **kwargs: Any) -> ModelOutput:
+    def forward(self, pixel_values: Tensor, intrinsics: Tensor, fit: bool = True, **kwargs: Any) -> ModelOutput:
         """As the model's forward, without labels.
 
         Args:
             pixel_values: (B, 3, S, S), S as the config says.
             intrinsics: (B, 3, 3) of the crops, pixels.
+            fit: False leaves the estimate as it is, whatever `config.fit_steps` says.
 
         Raises:
             InputError: Crops of another size, no cameras, or a graph of an older package that cannot be fitted.
@@ -92,7 +93,7 @@ class OnnxNetwork(nn.Module):
         names = [output.name for output in self.session.get_outputs()]
         values = self.session.run(names, feed | self.arrays)
         output = ModelOutput({name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
-        if self.config.fit_steps:
+        if fit and self.config.fit_steps:
             if "heatmaps" not in output:
                 raise InputError(
                     "this graph gives no heat maps to fit to: export it again, or load it with fit_steps=0"

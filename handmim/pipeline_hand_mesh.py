@@ -31,6 +31,7 @@ from .image_processing_handmim import (
 )
 from .images import LoadedImage, is_single_image
 from .open_hand_file import is_remote_code
+from .tta import estimate_from_views, widen
 
 # Crops that go through the network at once; more gain nothing and cost memory.
 MAX_CROPS = 64
@@ -70,6 +71,8 @@ class HandMeshPipeline(Pipeline):
 
     Args:
         detector: what finds the hands when no boxes are given: "auto", a name, or an object; see `detection`.
+        tta: whether each crop is looked at three times, also turned by 30 degrees either way, and the hand brought into
+            line with all of them (`tta`); then a HIU-DMTL network gives no maps.
         kwargs: as every transformers pipeline: `model`, `image_processor`, `device`, `batch_size`, ...
 
     Example:
@@ -86,8 +89,9 @@ class HandMeshPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __init__(self, *args: Any, detector: Any = "auto", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, detector: Any = "auto", tta: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.tta = tta
         if not hasattr(self.model, "hand_model"):
             raise ModelError(
                 f"a checkpoint with a mesh head is needed, got {type(self.model).__name__}; fine-tune it first"
@@ -226,7 +230,10 @@ class HandMeshPipeline(Pipeline):
             sides.append([side for _, side in tries])
             cameras.append(job.intrinsics)
             owners += [(index, row) for row, _ in tries]
-        inputs = self.image_processor(images, boxes=boxes, handedness=sides, intrinsics=cameras, return_tensors="pt")
+        known = {"boxes": boxes, "handedness": sides, "intrinsics": cameras}
+        size, scale = self.model.config.image_size, self.image_processor.box_scale
+        wide = widen(size, scale) if self.tta else {}
+        inputs = self.image_processor(images, **known, return_tensors="pt", **wide)
         hands: list[list[Any]] = [[None] * len(job.sides) for job in jobs]
         if owners:
             outputs = self._run(inputs, maps)
@@ -245,10 +252,12 @@ class HandMeshPipeline(Pipeline):
         parts: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(inputs["pixel_values"]), MAX_CROPS):
             part = slice(start, start + MAX_CROPS)
-            output = self.model(
-                pixel_values=inputs["pixel_values"][part].to(self.device, self.model.dtype),
-                intrinsics=inputs["intrinsics"][part].to(self.device),
-            )
+            pixels = inputs["pixel_values"][part].to(self.device, self.model.dtype)
+            intrinsics = inputs["intrinsics"][part].to(self.device)
+            if self.tta:
+                output = estimate_from_views(self.model, pixels, intrinsics)
+            else:
+                output = self.model(pixel_values=pixels, intrinsics=intrinsics)
             for name in (*RESULT_NAMES, *map_names(output, large=maps)):
                 if output.get(name) is not None:
                     parts.setdefault(name, []).append(output[name].float().cpu())

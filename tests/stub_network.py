@@ -62,7 +62,7 @@ class StubNetwork(torch.nn.Module):
         self.right = right
         self.batches: list[int] = []
 
-    def forward(self, pixel_values: torch.Tensor, intrinsics: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor, intrinsics: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         from handmim.geometry import axis_angle_to_matrix, camera_translation, project
 
         self.batches.append(len(pixel_values))

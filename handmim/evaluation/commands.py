@@ -17,7 +17,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    from ..cli import add_fit_option, add_revision_option, positive
+    from ..cli import add_estimate_options, add_revision_option, positive
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -34,12 +34,11 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--split", metavar="S", help="of the data set (default: the one that papers report)")
     evaluate.add_argument("--report", type=Path, metavar="R.json", help="where to write the report (also)")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="for all files (default: BENCHMARK-MODEL)")
-    evaluate.add_argument("--tta", action="store_true", help="mean of five turned and zoomed views; told in the report")
     evaluate.add_argument("--trained-on", action="append", metavar="NAME", help="training set, for the report")
     evaluate.add_argument("--batch-size", type=positive, default=32, metavar="N", help="hands at a time (default: 32)")
     evaluate.add_argument("--workers", type=positive, default=4, metavar="N", help="threads that read (default: 4)")
     evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N samples; told in the report")
-    add_fit_option(evaluate)
+    add_estimate_options(evaluate)
     evaluate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     evaluate.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
     evaluate.set_defaults(run=run_evaluate, parser=evaluate)

@@ -25,7 +25,7 @@ from ..atomic_files import atomic_file
 from ..errors import DataError, HandMIMError, ModelError
 from ..hand_maps import restore_maps
 from ..training.datasets.sample import HandReader, HandSample, keypoint_box
-from .tta import View, view_of, widen
+from ..tta import View, estimate_from_views, widen
 
 FIELDS = ("keypoints_2d", "joints", "vertices")
 # What `post_process_hand_mesh` reads of a network's answer, beside the score.
@@ -92,7 +92,7 @@ class Predictor:
             before under `stack_field`.
 
     Raises:
-        ModelError: Views of a network without a mesh: points of a mesh are all that can be brought together.
+        ModelError: Views of a network without a mesh: hands are all that can be brought together.
     """
 
     def __init__(self, model: Any, processor: Any, views: Sequence[View] = (), vertices: bool = True) -> None:
@@ -169,16 +169,13 @@ class Predictor:
         return hands
 
     def _run(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Outputs in the pixels and the camera of the crops, one a stack; with views the mean of the last's."""
+        """Outputs in the pixels and the camera of the crops, one a stack; with views of the last alone."""
         if not self.views:
             return self._forward(inputs["pixel_values"], inputs["intrinsics"])
-        results = []
-        for view in self.views:
-            seen = view_of(inputs["pixel_values"], inputs["intrinsics"], view, self.size)
-            results.append(seen.undo(self._forward(seen.pixel_values, seen.intrinsics)[-1]))
-        # Of rotations no mean is needed: only points are measured.
-        means = {name: torch.stack([result[name] for result in results]).mean(0) for name in FIELDS}
-        return [results[0] | means]
+        device = self.model.device
+        pixels, intrinsics = (inputs[name].to(device) for name in ("pixel_values", "intrinsics"))
+        hand = estimate_from_views(self.model, pixels, intrinsics, self.views)
+        return [{name: value.float().cpu() for name, value in hand.items()}]
 
     def _forward(self, pixel_values: Tensor, intrinsics: Tensor) -> list[dict[str, Tensor]]:
         device, dtype = self.model.device, self.model.dtype

@@ -114,9 +114,9 @@ def command(args: argparse.Namespace) -> str:
 
 def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any], tuple[list[str], Mapping[str, Any]]]:
     """Predict, measure -> report, and names and figures of the samples."""
+    from ..tta import DEFAULT_VIEWS, describe
     from .posed_labels import with_posed_meshes
     from .scoring import collect
-    from .tta import DEFAULT_VIEWS, describe
 
     reader = open_reader(chosen, args.data, args.split, **_reader_options(chosen, args))
     hand = _load(args)
@@ -220,8 +220,8 @@ def _predictions(
     args: argparse.Namespace,
 ) -> Predictions:
     """Chunks of an earlier run of the same model on the same samples are used."""
+    from ..tta import describe
     from .predictions import Predictor, predict, run_folder
-    from .tta import describe
 
     predictor = Predictor(hand.model, hand.image_processor, views, vertices=truth.vertices is not None or truth.masks)
     description = {

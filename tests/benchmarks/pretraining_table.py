@@ -1,7 +1,7 @@
 """Tables 3 and 5 in small: every pre-training method, one budget, few labels, on rendered hands.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/pretraining_table.py --out DIR [--seeds 3] [--pretrain-seeds 1] \
-        [--steps 2500] [--finetune-steps 1200] [--pictures 24576] [--labels 2048] [--variety V] \
+        [--steps 2500] [--finetune-steps 1200] [--frozen-steps 600] [--pictures 24576] [--labels 2048] [--variety V] \
         [--real MANIFEST.json] [--pretrain KEY=VALUE ...] [--finetune KEY=VALUE ...]
 
 Each row is pre-trained on the same unlabelled pictures and fine-tuned on the same labelled ones, with the same steps,
@@ -17,10 +17,11 @@ hold up some fingers. On coarser patches or with a larger network nothing but me
 gained, in the same minutes.
 
 Columns: errors after Procrustes alignment in mm, F-scores, and the 2D error over the box's side, on the synthetic test
-pictures, mean +- standard deviation over seeds; the same for the annotated photographs of `--real`, those of its
-development part. At the end of pre-training "spread" is `feature_spread`, "kl" `class_kl` (patches where there is no
-class loss), "pixels" the reconstruction's mean error: a look at whether it learned at all. "minutes" is processor time
-of both parts, all threads.
+pictures, mean +- standard deviation over seeds; "real", of the annotated photographs of `--real`, those of its
+development part; "frozen", of a shorter fine-tuning (`--frozen-steps`) in which the head alone learns. At the end of
+pre-training "spread" is `feature_spread`, "kl" `class_kl` (patches where there is no class loss), "pixels" the
+reconstruction's mean error: a look at whether it learned at all. "minutes" is processor time of pre-training and
+fine-tuning, all threads.
 """
 
 import argparse
@@ -127,10 +128,24 @@ class Bench(CommandRuns):
             *options(settings),
         )  # fmt: skip
         metrics |= measure(finetuned / "release", self.labelled)
+        if self.args.frozen_steps:
+            metrics |= self.probe(finetuned.with_name("frozen"), settings)
         if self.args.real:
             metrics |= self.evaluate_real(finetuned / "release")
         runs = [str((part / "release" / "model.safetensors").relative_to(self.out)) for part in (pretrained, finetuned)]
         return metrics | {"minutes": sum(self.times.get(run, 0.0) for run in runs) / 60}
+
+    def probe(self, out: Path, settings: list[str]) -> dict[str, float]:
+        """The same with a backbone that stays as it is: what its tokens know already."""
+        frozen = ["model.trained_parts=[upsample, initial, rectifiers, heatmap]"]
+        steps = [f"training.max_steps={self.args.frozen_steps}"]
+        self.run(
+            out / "release" / "model.safetensors",
+            "finetune", "finetune-tiny-synthetic", "--out", out, "--data", f"folder={self.labelled}",
+            *options([*settings, *frozen, *steps]),
+        )  # fmt: skip
+        figures = measure(out / "release", self.labelled)
+        return {f"frozen {name}": figures[name] for name in ("pa_mpjpe", "mean_2d")}
 
     def evaluate_real(self, model: Path) -> dict[str, float]:
         """Metrics of a released model on annotated photographs."""
@@ -175,9 +190,10 @@ def last_log(checkpoint: Path) -> dict[str, float]:
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: mean +- standard deviation over the seeds."""
     names = list(dict.fromkeys(name for runs in rows.values() for run in runs for name in run))
-    titles = [
-        ("real " if name.startswith("real ") else "") + COLUMNS.get(name.removeprefix("real "), name) for name in names
-    ]
+    titles = []
+    for name in names:
+        part, _, column = name.rpartition(" ")
+        titles.append(f"{part} {COLUMNS.get(column, column)}".strip())
     lines = {method: [[run[name] for run in runs if name in run] for name in names] for method, runs in rows.items()}
     return markdown("pre-training", titles, lines)
 
@@ -190,6 +206,9 @@ def main() -> None:
     parser.add_argument("--pretrain-seeds", type=int, default=1, help="pre-trained networks of each method")
     parser.add_argument("--steps", type=int, default=2500, help="of pre-training, 32 pictures each")
     parser.add_argument("--finetune-steps", type=int, default=1200, help="32 pictures each")
+    parser.add_argument(
+        "--frozen-steps", type=int, default=600, help="the same with a frozen backbone; 0: leave it out"
+    )
     parser.add_argument("--pictures", type=int, default=24576, help="unlabelled")
     parser.add_argument("--labels", type=int, default=2048)
     parser.add_argument("--tests", type=int, default=1024)

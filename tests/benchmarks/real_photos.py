@@ -1,16 +1,18 @@
 r"""Score methods on annotated photographs: our model, MediaPipe, and the mean hand that looks at nothing.
 
     python tests/benchmarks/real_photos.py --manifest PATH/manifest.json \
-        [--model DIR|embedded] [--no-boxes [--detector NAME ...]] [--no-mean] \
+        [--model DIR|embedded] [--no-boxes [--detector NAME ...]] [--tta] [--no-mean] \
         [--mediapipe-python PYTHON] [--out COMPARISON.json]
 
 Boxes and sides are given to every method. Our model and the mean hand are those of `handmim evaluate real-photos`,
-which gives a full report; with `--no-boxes` the model gets neither and `--detector` finds them. MediaPipe sees the
-picture cut to 2.2 times the box, the left hands mirrored (its best case), and the whole picture; `--mediapipe-python`
-names an interpreter that has it, which may be another environment. `--out` writes what a model card shows beside the
-report of the same samples: model_cards/sources/handmim-tiny-open/real-photos-comparison.json is of
+which gives a full report; with `--no-boxes` the model gets neither and `--detector` finds them. `--tta` adds rows of
+the model with test-time augmentation: given boxes and, with `--no-boxes`, those of the last detector. MediaPipe sees
+the picture cut to 2.2 times the box, the left hands mirrored (its best case), and the whole picture;
+`--mediapipe-python` names an interpreter that has it, which may be another environment. `--out` writes what a model
+card shows beside the report of the same samples: model_cards/sources/handmim-tiny-open/real-photos-comparison.json is
+of
 
-    --no-mean --no-boxes --model embedded --detector whole-image open --mediapipe-python PYTHON
+    --no-mean --no-boxes --tta --model embedded --detector whole-image open --mediapipe-python PYTHON
 """
 
 import argparse
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--model", help="checkpoint folder or Hub id, or 'embedded'")
     parser.add_argument("--no-boxes", action="store_true", help="the model gets no boxes, sides and cameras")
     parser.add_argument("--detector", nargs="+", default=["open"], help="of --no-boxes: open, whole-image, a folder")
+    parser.add_argument("--tta", action="store_true", help="further rows of the model, with test-time augmentation")
     parser.add_argument("--mediapipe-python", help="interpreter that has mediapipe <= 0.10.21")
     parser.add_argument("--no-mean", action="store_true", help="leave the mean hand out")
     parser.add_argument("--out", type=Path, help="JSON for a model card, see handmim/model_card_comparisons.py")
@@ -76,6 +79,10 @@ def main() -> None:
             methods[detector] = partial(whole_picture_prediction, reader, args.model, detector)
     elif args.model:
         methods["model"] = lambda: model_prediction(reader, args.model)
+    if args.model and args.tta:
+        methods["model, TTA"] = lambda: model_prediction(reader, args.model, tta=True)
+        if args.no_boxes:
+            methods["TTA"] = partial(whole_picture_prediction, reader, args.model, args.detector[-1], tta=True)
     if args.mediapipe_python:
         methods["mediapipe"] = lambda: mediapipe_predictions(list(reader), truth, args.mediapipe_python)
     figures: dict[str, Any] = {}
@@ -108,36 +115,38 @@ def comparison(reader: Any, truth: Any, figures: dict[str, Any], notes: list[str
     }
 
 
-def load(name: str, detector: Any) -> Any:
+def load(name: str, detector: Any, tta: bool) -> Any:
     """Our model."""
     from handmim import HandMIM
 
-    return HandMIM.from_pretrained(None if name == "embedded" else name, detector=detector)
+    return HandMIM.from_pretrained(None if name == "embedded" else name, detector=detector, tta=tta)
 
 
-def shown(name: str) -> str:
+def shown(name: str, tta: bool) -> str:
     """What a table calls our model."""
     from handmim.hand import EMBEDDED_CHECKPOINT
 
-    return EMBEDDED_CHECKPOINT.name if name == "embedded" else Path(name).name
+    return (EMBEDDED_CHECKPOINT.name if name == "embedded" else Path(name).name) + (", TTA" if tta else "")
 
 
-def model_prediction(reader: Any, name: str) -> Result:
+def model_prediction(reader: Any, name: str, tta: bool = False) -> Result:
     """Our model, with the cameras of the manifest where it has them."""
     from handmim.evaluation.predictions import Predictor, predict
+    from handmim.tta import DEFAULT_VIEWS
 
-    model = load(name, "none")
-    predictor = Predictor(model.model, model.image_processor, vertices=False)
-    return {shown(name): predict(reader, predictor, count=len(reader))}, ""
+    model = load(name, "none", tta)
+    views = DEFAULT_VIEWS if tta else ()
+    predictor = Predictor(model.model, model.image_processor, views, vertices=False)
+    return {shown(name, tta): predict(reader, predictor, count=len(reader))}, ""
 
 
-def whole_picture_prediction(reader: Any, name: str, detector: str) -> Result:
+def whole_picture_prediction(reader: Any, name: str, detector: str, tta: bool = False) -> Result:
     """Our model with nothing but the pictures, as the front door does it: of several hands the one that overlaps the
     labelled box most."""
     from handmim.hand_boxes import overlap_of
     from handmim.open_detector import OpenHandDetector
 
-    model = load(name, OpenHandDetector(detector) if Path(detector).is_dir() else detector)
+    model = load(name, OpenHandDetector(detector) if Path(detector).is_dir() else detector, tta)
     photos = list(reader)
     prediction = nothing_found(len(photos))
     right, counted = 0, 0
@@ -151,12 +160,13 @@ def whole_picture_prediction(reader: Any, name: str, detector: str) -> Result:
             right += best.handedness == photo.handedness
     sides = f"its side is right for {right} of the {counted} hands with keypoints that are found"
     if model.pipeline.detector.refine:
-        return {f"{shown(name)}, whole picture": prediction}, (
+        return {f"{shown(name, tta)}, whole picture": prediction}, (
             "In the whole picture, without boxes, sides and cameras, the crop is refined twice and the side is that of "
             f"the better score: {sides}; in pictures with several hands another one than the labelled may be found."
         )
-    return {f"{shown(name)}, own detector": prediction}, (
-        f"With our own detector in place of boxes and sides {sides}; a hand it misses counts as error 1."
+    return {f"{shown(name, tta)}, own detector": prediction}, (
+        f"With our own detector in place of boxes and sides{', and TTA,' if tta else ''} {sides}; a hand it misses "
+        "counts as error 1."
     )
 
 

@@ -188,7 +188,7 @@ def test_real_photos_and_continuation(
     monkeypatch.undo()
     assert evaluate(*arguments, "--tta", "--limit", 3) == 0
     viewed = load(tmp_path / "out" / "report.json")
-    assert len(viewed["options"]["tta"]["views"]) == 5 and viewed["samples"] == 3
+    assert len(viewed["options"]["tta"]["views"]) == 3 and viewed["samples"] == 3
     assert row_name(viewed) == "tiny [TTA; first 3 samples]"
 
 

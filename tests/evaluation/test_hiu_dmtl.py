@@ -14,9 +14,9 @@ from handmim.evaluation.benchmarks import BENCHMARKS, measure, measure_stacks
 from handmim.evaluation.posed_labels import with_posed_meshes
 from handmim.evaluation.predictions import Predictions, Predictor, predict
 from handmim.evaluation.scoring import Truth, collect
-from handmim.evaluation.tta import DEFAULT_VIEWS
 from handmim.geometry import affine_points, invert_affine
 from handmim.hand_model import HandModel
+from handmim.tta import DEFAULT_VIEWS
 
 SMALL = {
     "image_size": 64, "hidden_size": 16, "num_stacks": 3, "encoder_depth": 1, "encoder_levels": 2,

@@ -12,9 +12,9 @@ from handmim import HandMIMImageProcessor
 from handmim.errors import DataError, ModelError
 from handmim.evaluation.predictions import Predictions, Predictor, predict, run_folder, sample_box
 from handmim.evaluation.real_photos import RealPhotos
-from handmim.evaluation.tta import DEFAULT_VIEWS, View, describe, view_of, widen
-from handmim.geometry import affine_points, project
+from handmim.geometry import project
 from handmim.training.datasets.sample import HandSample, keypoint_box
+from handmim.tta import View
 
 COUNT = 10
 
@@ -187,36 +187,7 @@ def test_an_unknown_side_is_found(reader: SyntheticReader, tmp_path: Path) -> No
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Test-time augmentation
-
-
-def test_views_are_perspective_pictures() -> None:
-    """A turned camera sees turned points where the warp carries their picture, with different focal lengths as well."""
-    camera = torch.tensor([[[300.0, 0, 70], [0, 330, 40], [0, 0, 1]]])
-    points = torch.randn(1, 21, 3, generator=torch.Generator().manual_seed(0)) * 0.05 + torch.tensor([0.0, 0, 0.6])
-    for view in (View(), View(30), View(-100, 0.8), View(zoom=1.3)):
-        seen = view_of(torch.zeros(1, 3, 100, 100), camera, view, 64)
-        turned = points @ seen.rotation.T
-        np.testing.assert_allclose(
-            project(turned, seen.intrinsics), affine_points(seen.affine, project(points, camera)), atol=1e-3
-        )
-        centre = affine_points(seen.affine, torch.full((1, 1, 2), 49.5))
-        np.testing.assert_allclose(centre[0, 0], [31.5, 31.5], atol=1e-4)
-        answer = {"vertices": turned, "joints": turned, "keypoints_2d": project(turned, seen.intrinsics)}
-        back = seen.undo(answer)
-        np.testing.assert_allclose(back["joints"], points, atol=1e-6)
-        np.testing.assert_allclose(back["keypoints_2d"], project(points, camera), atol=1e-3)
-
-
-def test_pixels_of_views_follow_the_warp() -> None:
-    y, x = torch.meshgrid(torch.arange(100.0), torch.arange(100.0), indexing="ij")
-    ramp = torch.stack([x, y, x + y])[None] / 100
-    seen = view_of(ramp, torch.tensor([[[300.0, 0, 70], [0, 300, 40], [0, 0, 1]]]), View(20, 0.9), 64)
-    points = torch.tensor([[[50.0, 50], [40, 60], [62, 45]]])
-    for place, value in zip(affine_points(seen.affine, points)[0], points[0], strict=True):
-        corner = place.floor().long()
-        patch = seen.pixel_values[0, :2, corner[1] : corner[1] + 2, corner[0] : corner[0] + 2]
-        assert patch.amin((1, 2)).mul(100).sub(2).lt(value).all() and patch.amax((1, 2)).mul(100).add(2).gt(value).all()
+# Test-time augmentation, see test_tta.py
 
 
 def test_a_plain_view_changes_nothing(reader: SyntheticReader) -> None:
@@ -232,12 +203,3 @@ def test_quarter_turns_agree(reader: SyntheticReader) -> None:
     plain, turned = run(reader, predictor()), run(reader, predictor(views))
     np.testing.assert_allclose(turned.joints, plain.joints, atol=3e-4)
     np.testing.assert_allclose(turned.keypoints_2d, plain.keypoints_2d, atol=0.1)
-
-
-def test_description_of_views() -> None:
-    assert describe(()) is None
-    assert len(describe(DEFAULT_VIEWS)["views"]) == len(DEFAULT_VIEWS) and DEFAULT_VIEWS[0] == View()
-    wide = widen(96, 1.2)
-    assert (wide["size"]["height"] - 96) % 2 == 0 and wide["box_scale"] / 1.2 == pytest.approx(
-        wide["size"]["height"] / 96
-    )
