@@ -13,6 +13,7 @@ from stub_network import TINY, picture, stub_model
 
 import handmim.hand
 from handmim import Hand, HandMIM, HandMIMConfig, HandMIMForMeshEstimation, InputError, ModelError
+from handmim.cli import main
 from handmim.geometry import project
 from handmim.mano_files import ManoFileNotFoundError
 
@@ -140,6 +141,18 @@ def test_the_fit_can_be_left_out_or_lengthened(tiny_checkpoint: Path) -> None:
     for steps in (-1, "many"):
         with pytest.raises(InputError, match="fit_steps"):
             HandMIM.from_pretrained(fit_steps=steps)
+
+
+def test_test_time_augmentation_by_the_front_door_and_the_command(tmp_path: Path) -> None:
+    plain, seen = (HandMIM.from_pretrained(detector="none", device="cpu", tta=tta) for tta in (False, True))
+    a, b = (model(picture(), boxes=BOX, handedness="right")[0] for model in (plain, seen))
+    assert not np.allclose(a.joints, b.joints, atol=1e-4)
+    Image.fromarray(picture()).save(tmp_path / "hand.png")
+    box = ",".join(str(value) for value in BOX)
+    words = ["--box", box, "--hand", "right", "--tta", "--json", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(["predict", str(tmp_path / "hand.png"), *words]) == 0
+    (found,) = json.loads((tmp_path / "out" / "hand.json").read_text())["hands"]
+    np.testing.assert_allclose(found["joints"], b.joints, atol=1e-4)
 
 
 def test_fast_layers_save_plain_weights(tiny_checkpoint: Path, model: HandMIM, tmp_path: Path) -> None:
