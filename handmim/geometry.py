@@ -292,13 +292,11 @@ def similarity_align(source: Tensor, target: Tensor) -> tuple[Tensor, Similarity
     """
     source_mean, target_mean = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
     centred, goal = source - source_mean, target - target_mean
-    u, singular, vt = torch.linalg.svd(goal.transpose(-1, -2) @ centred)
-    signs = torch.ones_like(singular)
-    signs[..., 2] = torch.sign(torch.linalg.det(u @ vt))
-    rotation = (u * signs[..., None, :]) @ vt
+    covariance = goal.transpose(-1, -2) @ centred
+    rotation = nearest_rotation(covariance)
     spread = (centred * centred).sum((-2, -1))
     tiny = torch.finfo(source.dtype).tiny
-    scale = (singular * signs).sum(-1) / spread.clamp_min(tiny)
+    scale = (rotation * covariance).sum((-2, -1)) / spread.clamp_min(tiny)
     translation = target_mean - scale[..., None, None] * source_mean @ rotation.transpose(-1, -2)
     aligned = scale[..., None, None] * source @ rotation.transpose(-1, -2) + translation
     return aligned, Similarity(scale, rotation, translation.squeeze(-2))

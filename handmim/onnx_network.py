@@ -93,11 +93,9 @@ class OnnxNetwork(nn.Module):
         names = [output.name for output in self.session.get_outputs()]
         values = self.session.run(names, feed | self.arrays)
         output = ModelOutput({name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
+        if self.config.fit_steps and "heatmaps" not in output:  # also where the caller fits (`tta`)
+            raise InputError("this graph gives no heat maps to fit to: export it again, or load it with fit_steps=0")
         if fit and self.config.fit_steps:
-            if "heatmaps" not in output:
-                raise InputError(
-                    "this graph gives no heat maps to fit to: export it again, or load it with fit_steps=0"
-                )
             output |= fit_output(self.config, self.hand_model, output, tensors[1], side)
         elif "vertices" not in output:
             parameters = (output[name] for name in ("global_orient", "hand_pose", "betas", "translation"))

@@ -252,12 +252,12 @@ class HandMeshPipeline(Pipeline):
         parts: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(inputs["pixel_values"]), MAX_CROPS):
             part = slice(start, start + MAX_CROPS)
-            pixels = inputs["pixel_values"][part].to(self.device, self.model.dtype)
+            pixels = inputs["pixel_values"][part].to(self.device)
             intrinsics = inputs["intrinsics"][part].to(self.device)
             if self.tta:
                 output = estimate_from_views(self.model, pixels, intrinsics)
             else:
-                output = self.model(pixel_values=pixels, intrinsics=intrinsics)
+                output = self.model(pixel_values=pixels.to(self.model.dtype), intrinsics=intrinsics)
             for name in (*RESULT_NAMES, *map_names(output, large=maps)):
                 if output.get(name) is not None:
                     parts.setdefault(name, []).append(output[name].float().cpu())

@@ -66,7 +66,7 @@ def estimate_from_views(
         model: A network of either family that estimates meshes, or its graph.
         pixel_values: (B, 3, W, W) in [-1, 1], crops made with `widen`, on the model's device.
         intrinsics: (B, 3, 3) of these crops, pixels.
-        views: The first is the plain one.
+        views: The first is the plain one, in whose crop the hand is fitted.
 
     Returns:
         vertices, joints, global_orient, hand_pose, betas, translation as the model gives them, keypoints_2d
@@ -75,11 +75,12 @@ def estimate_from_views(
     config, size = model.config, model.config.image_size
     seen = [view_of(pixel_values.float(), intrinsics.float(), view, size) for view in views]
     outputs = [model(pixel_values=s.pixel_values.to(model.dtype), intrinsics=s.intrinsics, fit=False) for s in seen]
-    hand = mean_hand(model.hand_model, seen, outputs, size)
-    if getattr(config, "fit_steps", 0):
-        evidence = mean_evidence(seen, [evidence_of(config, output) for output in outputs], size)
-        camera = seen[0].intrinsics
-        hand = fit_hands(model.hand_model, hand, evidence, camera, size, config.fit_steps, config.fit_turn)
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        hand = mean_hand(model.hand_model, seen, outputs, size)
+        if getattr(config, "fit_steps", 0):
+            evidence = mean_evidence(seen, [evidence_of(config, output) for output in outputs], size)
+            camera = seen[0].intrinsics
+            hand = fit_hands(model.hand_model, hand, evidence, camera, size, config.fit_steps, config.fit_turn)
     hand["keypoints_2d"] = affine_points(invert_affine(seen[0].affine), hand["keypoints_2d"])
     del hand["camera"]  # of the plain crop, which the caller does not know
     if outputs[0].get("score_logits") is not None:

@@ -106,17 +106,21 @@ def test_a_fit_that_the_checkpoint_does_not_ask_for(
         assert_equal(hand.model, model, 2e-3)
     monkeypatch.setattr(hand.model.session, "get_outputs", lambda: [])  # of a graph without heat maps
     monkeypatch.setattr(hand.model.session, "run", lambda names, feed: [])
-    with pytest.raises(InputError, match="no heat maps to fit to"):
-        hand.model(**inputs(1))
+    for fit in (True, False):  # False: test-time augmentation fits what it gets
+        with pytest.raises(InputError, match="no heat maps to fit to"):
+            hand.model(**inputs(1), fit=fit)
 
 
-def test_the_package_runs_it(exported: tuple[Path, HandMIMForMeshEstimation], photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tta", [False, True])
+def test_the_package_runs_it(
+    exported: tuple[Path, HandMIMForMeshEstimation], photo: Path, tmp_path: Path, tta: bool
+) -> None:
     folder, model = exported
     model.save_pretrained(tmp_path / "torch")
     shutil.copy(folder / "preprocessor_config.json", tmp_path / "torch")
     options = {"boxes": [[9, 9, 60, 60], [20, 5, 90, 80]], "handedness": ["right", "left"]}
-    hands = HandMIM.from_pretrained(folder, backend="onnx", device="cpu")(photo, **options)
-    expected = HandMIM.from_pretrained(tmp_path / "torch", device="cpu")(photo, **options)
+    hands = HandMIM.from_pretrained(folder, backend="onnx", device="cpu", tta=tta)(photo, **options)
+    expected = HandMIM.from_pretrained(tmp_path / "torch", device="cpu", tta=tta)(photo, **options)
     for hand, other in zip(hands, expected, strict=True):
         np.testing.assert_allclose(hand.vertices, other.vertices, atol=1e-4)
         np.testing.assert_allclose(hand.keypoints_2d, other.keypoints_2d, atol=1e-2)

@@ -141,6 +141,17 @@ class TestFrontDoor:
         np.testing.assert_allclose(posed.vertices[0] + torch.from_numpy(hand.translation), hand.vertices, atol=1e-4)
         assert 0 <= hand.score <= 1
 
+    def test_autocast_leaves_the_mean_and_the_fit_alone(self) -> None:
+        torch.manual_seed(0)
+        config = HandMIMConfig.from_size("tiny", **TINY, heatmap_evidence=True, heatmap_level=0, fit_steps=2)
+        network = HandMIMForMeshEstimation(config).eval()
+        pixels, cameras = torch.rand(2, 3, WIDE, WIDE) * 2 - 1, CAMERA.expand(2, 3, 3)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found = estimate_from_views(network, pixels, cameras)
+        posed = network.hand_model(found["global_orient"], found["hand_pose"], found["betas"])
+        np.testing.assert_allclose(posed.joints + found["translation"][:, None], found["joints"], atol=1e-5)
+        assert all(value.dtype == torch.float32 for value in found.values())
+
     def test_one_plain_view_is_the_model(self) -> None:
         torch.manual_seed(0)
         config = HandMIMConfig.from_size("tiny", **TINY, heatmap_evidence=True, heatmap_level=0, fit_steps=2)

@@ -67,7 +67,8 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
                 a name that timm knows and loads (`backbone_weights`);
             frozen_blocks: see `freeze_blocks`;
             trained_parts: names of the model's parts, such as [score], which alone learn, see `freeze_other_parts`; one
-                that the checkpoint has in another form, or not at all, starts from random weights; of either family;
+                but the backbone of which the checkpoint has no weights, or has it in another form, starts from random
+                ones; of either family;
             hand_model_path: of MANO's file, for `hand_model: mano`;
             further fields of `HandMIMConfig`.
         seed: Of new weights, which depend on nothing else.
@@ -99,7 +100,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
         if timm_weights is not None:
             raise RecipeError(f"model.timm is for a new network (size), not for one with {starts[0]}")
         changes = section | {"hand_model_path": hand_model_path}
-        fresh = tuple(trained_parts) if isinstance(trained_parts, list) else ()
+        fresh = trained_parts if isinstance(trained_parts, list) else []
         model = _load(family, checkpoint_source(source), starts[0] == "pretrained", changes, hub_options, fresh)
     if timm_weights is not None:
         try:
@@ -179,7 +180,7 @@ def _load(
     backbone_only: bool,
     changes: dict[str, Any],
     hub_options: dict[str, str],
-    fresh: tuple[str, ...],
+    fresh: list[str],
 ) -> HandPreTrainedModel:
     with checkpoint_errors(source, **hub_options):
         config = family.config.from_pretrained(source, **hub_options)
@@ -199,7 +200,7 @@ def _load(
             source, dtype=torch.float32, output_loading_info=True, **changes, **hub_options
         )
     # transformers leaves a head that is missing as a whole out of its list of missing keys
-    missing = [name for name in sorted(info["missing_keys"]) if name.split(".")[0] not in fresh]
+    missing = sorted(info["missing_keys"] - _absent_parts(model, info["missing_keys"], fresh))
     if backbone_only:
         missing = [name for name in missing if name.startswith("backbone.")]
     faults = missing or sorted(str(fault) for fault in info["mismatched_keys"])
@@ -207,6 +208,15 @@ def _load(
         word = "lacks" if missing else "has other shapes of"
         raise RecipeError(f"{source} {word} {len(faults)} weights of this model, {', '.join(faults[:3])}, ...")
     return model
+
+
+def _absent_parts(model: HandPreTrainedModel, missing: set[str], parts: list[str]) -> set[str]:
+    """Weights of those parts of which a checkpoint has none, which may start anew; one that is cut is damaged."""
+    absent: set[str] = set()
+    for part in parts:
+        own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
+        absent |= own if own <= missing and part != "backbone" else set()
+    return absent
 
 
 def freeze_blocks(model: HandMIMForMeshEstimation, blocks: int) -> None:
@@ -249,7 +259,7 @@ def freeze_other_parts(model: HandPreTrainedModel, parts: list[str]) -> None:
         RecipeError: The model has no such part with weights, or none is named.
     """
     known = {name: part for name, part in model.named_children() if next(part.parameters(), None) is not None}
-    if not isinstance(parts, list) or not parts or not all(name in known for name in parts):
+    if not isinstance(parts, list) or not parts or not all(isinstance(name, str) and name in known for name in parts):
         raise RecipeError(f"model.trained_parts must be some of {', '.join(known)}, got {parts!r}")
     for name, part in known.items():
         if name not in parts:

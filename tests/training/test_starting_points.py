@@ -214,7 +214,17 @@ class TestTrainedParts:
         with pytest.raises(RecipeError, match=r"lacks 4 weights of this model, score\.0\.bias"):
             build_model(changes, seed=0)
 
+    @pytest.mark.parametrize(("part", "name"), [("score", "score.0.bias"), ("backbone", "backbone.encoder.cls_token")])
+    def test_a_part_that_is_cut_does_not(self, tmp_path, part, name):
+        model = HandMIMForMeshEstimation(
+            HandMIMConfig.from_size("small", **SMALL, score_head=True, score_hidden_size=8)
+        )
+        weights = {key: value for key, value in model.state_dict().items() if key != name}
+        model.save_pretrained(tmp_path, state_dict=weights)
+        with pytest.raises(RecipeError, match=f"lacks 1 weights of this model, {name}"):
+            build_model({"checkpoint": str(tmp_path), "trained_parts": [part]}, seed=0)
+
     def test_what_cannot_be_is_told(self):
-        for parts in ("score", [], ["score"], ["hand_model"], [3]):
+        for parts in ("score", [], ["score"], ["hand_model"], [3], [["backbone"]]):
             with pytest.raises(RecipeError, match="trained_parts must be some of backbone, regressor, got"):
                 build_model(self.HIU | {"trained_parts": parts}, seed=0)
