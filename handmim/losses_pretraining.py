@@ -152,3 +152,15 @@ def spread(features: Tensor) -> Tensor:
     """
     directions = F.normalize(features.float(), dim=-1)
     return directions.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
+
+
+def share_within(tokens: Tensor) -> Tensor:
+    """Share of the variance of patch tokens (V, N, C) that lies within the views, 0 to 1.
+
+    Near 0 the patches of a view all say the same, and where something is can no longer be read off them. Distilling
+    patches can end there: a masked patch is then told by any other.
+    """
+    tokens = tokens.float()
+    total = tokens.var(dim=(0, 1), correction=0).sum()
+    between = tokens.mean(dim=1).var(dim=0, correction=0).sum()
+    return 1 - between / total.clamp(min=torch.finfo(total.dtype).tiny)

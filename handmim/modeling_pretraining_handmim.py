@@ -22,12 +22,15 @@ from .losses_pretraining import (
     patch_loss,
     pose_loss,
     reconstruction_loss,
+    share_within,
     sharpen,
     spread,
     temperature_at,
     view_weights,
 )
-from .modeling_handmim import HandMIMModel, HandMIMPreTrainedModel
+from .modeling_handmim import HandMIMModel, HandMIMModelOutput, HandMIMPreTrainedModel
+
+SPREAD_VIEWS = 128  # whose patch tokens are looked at: of 2,048 in float32 they alone would be 600 MB
 
 
 @dataclass
@@ -38,10 +41,12 @@ class HandMIMPreTrainingOutput(ModelOutput):
         loss: Equation 10, the weighted sum of the terms.
         losses: Each term whose weight is not 0, detached and unweighted: "pose", "patch", "reconstruction".
         indicators: Detached scalars that show a collapse early. "feature_spread": of the class tokens over the batch
-            (the teacher's where there is one), 0 all equal, about 1 healthy. "class_entropy", "patch_entropy": mean
-            entropy of the teacher's distributions in nats; near log K the teacher says nothing. "class_kl",
-            "patch_kl": divergence from them to the student's; 0 from the start means that there is nothing to learn.
-            "class_usage": entropy of the teacher's mean class distribution; 0 means one output for all images.
+            (the teacher's where there is one), 0 all equal, about 1 healthy. "patch_share": share of the variance of
+            its patch tokens that lies within the views; near 0 the patches of a view all say the same. "class_entropy",
+            "patch_entropy": mean entropy of the teacher's distributions in nats; near log K the teacher says nothing.
+            "class_kl", "patch_kl": divergence from them to the student's; 0 from the start means that there is nothing
+            to learn. "class_usage": entropy of the teacher's mean class distribution; 0 means one output for all
+            images.
         class_outputs: (B, 2, K) the student's class tokens as its loss sees them (aligned points, flat; similarities
             to prototypes; directions), before any temperature. None with `pose_weight` 0.
         reconstruction: With `output_reconstruction`, (B, 2, 3, S, S) the views with masked patches as reconstructed.
@@ -248,8 +253,8 @@ class HandMIMForPreTraining(HandMIMPreTrainedModel):
                 values["reconstruction"] = reconstruction_loss(pixels, target, weights)
             if output_reconstruction:
                 reconstruction = _fill(views, pixels, index).unflatten(0, (-1, 2))
-        if "feature_spread" not in indicators:
-            indicators["feature_spread"] = spread(output.pooler_output.detach())
+        if not options.uses_teacher:
+            indicators |= _spreads(output)
         loss = sum(getattr(options, f"{name}_weight") * value for name, value in values.items())
         return HandMIMPreTrainingOutput(
             loss=loss,
@@ -311,7 +316,7 @@ class HandMIMForPreTraining(HandMIMPreTrainedModel):
                 self.teacher_projector, seen.last_hidden_state, index, transforms
             )
             target_logits = None if target_patches is None else self.teacher_projector.compare(target_patches)
-        losses, indicators = {}, {"feature_spread": spread(seen.pooler_output)}
+        losses, indicators = {}, _spreads(seen)
         # divided by the temperature before the product: M x 256 numbers instead of M x 8192
         logits = None if patches is None else self.projector.compare(patches / options.student_temperature)
         with torch.autocast(views.device.type, enabled=False):
@@ -384,6 +389,13 @@ def check_decoder(config: HandMIMConfig) -> None:
             f"feature_layers must be {stages} different layers in order, the last of them num_hidden_layers "
             f"({config.num_hidden_layers}), for the pixel decoder, got {layers}"
         )
+
+
+@torch.no_grad()
+def _spreads(output: HandMIMModelOutput) -> dict[str, Tensor]:
+    """Indicators of what differs: class tokens between views, patch tokens within them."""
+    patches = output.last_hidden_state[:SPREAD_VIEWS, 1:]
+    return {"feature_spread": spread(output.pooler_output), "patch_share": share_within(patches)}
 
 
 def _patches(hidden: Tensor, index: Tensor) -> Tensor:

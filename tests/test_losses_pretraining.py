@@ -166,6 +166,13 @@ class TestIndicators:
         assert losses.spread(torch.randn(4000, 64)).item() == pytest.approx(1.0, abs=0.02)
         assert losses.spread(torch.ones(10, 64) * torch.rand(10, 1)).item() == pytest.approx(0.0, abs=1e-5)
 
+    def test_share_within(self) -> None:
+        views, places = torch.randn(400, 1, 16), torch.randn(400, 9, 16)
+        assert losses.share_within(views.expand(-1, 9, -1)).item() == pytest.approx(0.0, abs=1e-5)
+        assert losses.share_within(places).item() == pytest.approx(8 / 9, abs=0.02)  # a mean of nine varies too
+        assert losses.share_within(views + 3 * (places - places.mean(1, True))).item() == pytest.approx(8 / 9, abs=0.02)
+        assert losses.share_within(torch.ones(4, 9, 16)).isfinite()
+
     def test_temperature_warms_up(self) -> None:
         values = [losses.temperature_at(torch.tensor(e), 0.04, 0.07, 30).item() for e in (0.0, 15.0, 30.0, 400.0)]
         assert values == pytest.approx([0.04, 0.055, 0.07, 0.07])

@@ -472,6 +472,7 @@ class TestLearning:
         first, last = losses[0], {name: sum(values[name] for values in losses[-20:]) / 20 for name in losses[0]}
         assert last["sum"] < 0.9 * first["sum"], (first, last)
         assert min(spreads) > 0.4, spreads
+        assert 0 < output.indicators["patch_share"] < 1, output.indicators
         if "class_kl" in output.indicators:
             assert output.indicators["class_usage"] > 1, output.indicators  # more than e different outputs
             assert output.indicators["class_kl"] < 0.3, output.indicators  # the student has learnt the teacher's

@@ -20,8 +20,13 @@ Columns: errors after Procrustes alignment in mm, F-scores, and the 2D error ove
 pictures, mean +- standard deviation over seeds; "real", of the annotated photographs of `--real`, those of its
 development part; "frozen", of a shorter fine-tuning (`--frozen-steps`) in which the head alone learns. At the end of
 pre-training "spread" is `feature_spread`, "kl" `class_kl` (patches where there is no class loss), "pixels" the
-reconstruction's mean error: a look at whether it learned at all. "minutes" is processor time of pre-training and
-fine-tuning, all threads.
+reconstruction's mean error: a look at whether it learned at all; "by picture" and "by place" are the shares of the
+variance of its patch tokens on test pictures that the picture tells, and the place: where the picture tells all,
+nothing can be found by them. "minutes" is processor time of pre-training and fine-tuning, all threads, without the
+frozen probe. "constant" is the mean of the labelled hands, whatever the picture: a row that is no better has learned
+nothing in that column.
+
+The last two rows go on where "without-patch" ended, with as many steps again: as it was, or with patch distillation.
 """
 
 import argparse
@@ -32,12 +37,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from command_runs import CommandRuns, markdown, options
+from torch import Tensor
 
 from handmim import HandMIMForMeshEstimation, HandMIMImageProcessor
-from handmim.evaluation.predictions import Predictor, predict
-from handmim.evaluation.scoring import collect, score_2d, score_3d, score_vertices
+from handmim.evaluation.predictions import Predictions, Predictor, predict, sample_box
+from handmim.evaluation.scoring import Truth, collect, score_2d, score_3d, score_vertices
+from handmim.features import load_backbone
+from handmim.geometry import similarity_align
 from handmim.hand_model import HandModel
 from handmim.training.datasets.registry import open_dataset
+from handmim.training.datasets.sample import HandReader
 
 # Row of the table: what pre-training changes. iBOT's 8192 prototypes are for millions of pictures.
 METHODS: dict[str, list[str] | None] = {
@@ -49,7 +58,11 @@ METHODS: dict[str, list[str] | None] = {
     "without-pose": ["pretraining.method=handmim_without_pose"],
     "without-patch": ["pretraining.method=handmim_without_patch"],
     "without-reconstruction": ["pretraining.method=handmim_without_reconstruction"],
+    "without-patch-on": ["pretraining.method=handmim_without_patch"],
+    "patch-later": [],
 }
+# Rows that go on where another one's pre-training ended, with as many steps again.
+STARTS = {"without-patch-on": "without-patch", "patch-later": "without-patch"}
 SHAPE = [
     "model.image_size=32", "model.patch_size=4", "model.hidden_size=64", "model.num_attention_heads=2",
     "model.num_hidden_layers=4", "model.feature_layers=[2,4]",
@@ -103,7 +116,8 @@ class Bench(CommandRuns):
         changes, metrics = METHODS[method], {}
         if changes is not None:
             settings = [
-                *SHAPE, *PRETRAINING, *changes, f"data=[{{name: folder, root: {json.dumps(str(self.unlabelled))}}}]",
+                *self.start(method, before), *SHAPE, *PRETRAINING, *changes,
+                f"data=[{{name: folder, root: {json.dumps(str(self.unlabelled))}}}]",
                 f"training.max_steps={self.args.steps}", f"training.save_steps={self.args.steps}",
                 f"training.logging_steps={max(1, self.args.steps // 16)}",
                 f"training.seed={before}", *self.args.pretrain,
@@ -113,6 +127,7 @@ class Bench(CommandRuns):
                 "pretrain", "pretrain-tiny-synthetic", "--out", pretrained, *options(settings),
             )  # fmt: skip
             metrics = last_log(pretrained / f"checkpoint-{self.args.steps}")
+            metrics |= variances(pretrained / "release", self.labelled)
         shape = [setting for setting in self.args.pretrain if setting.startswith("model.")]
         scratch = ["model.pretrained=null", "model.size=tiny", *SHAPE, *shape]
         settings = [
@@ -134,6 +149,12 @@ class Bench(CommandRuns):
             metrics |= self.evaluate_real(finetuned / "release")
         runs = [str((part / "release" / "model.safetensors").relative_to(self.out)) for part in (pretrained, finetuned)]
         return metrics | {"minutes": sum(self.times.get(run, 0.0) for run in runs) / 60}
+
+    def start(self, method: str, seed: int) -> list[str]:
+        """The setting with which a row of `STARTS` goes on."""
+        if method not in STARTS:
+            return []
+        return [f"model.timm={self.out / f'{STARTS[method]}-{seed}' / 'pretrained' / 'release' / 'model.safetensors'}"]
 
     def probe(self, out: Path, settings: list[str]) -> dict[str, float]:
         """The same with a backbone that stays as it is: what its tokens know already."""
@@ -160,8 +181,28 @@ class Bench(CommandRuns):
 
 @torch.no_grad()
 def measure(model: Path, labelled: Path) -> dict[str, float]:
-    """Errors and F-scores on the test pictures; the true meshes are posed from their labels."""
-    reader = open_dataset("folder", labelled, "test")
+    """Errors and F-scores of a released model on the test pictures."""
+    reader, truth = truth_of(labelled, "test")
+    network = HandMIMForMeshEstimation.from_pretrained(model, dtype=torch.float32).eval()
+    predictor = Predictor(network, HandMIMImageProcessor.from_pretrained(model))
+    return score(truth, predict(reader, predictor, count=len(reader), progress=False))
+
+
+def constant(labelled: Path) -> dict[str, float]:
+    """The same of the mean of the labelled hands, whatever the picture: what is no better has learned nothing."""
+    (_, known), (_, truth) = truth_of(labelled, "train"), truth_of(labelled, "test")
+    corner, side = truth.boxes[:, None, :2], truth.box_sides[:, None, None]
+    keypoints = ((known.keypoints_2d - known.boxes[:, None, :2]) / known.box_sides[:, None, None]).mean(0)
+    joints, vertices = (
+        np.tile(procrustes_mean(torch.from_numpy(points)).numpy(), (len(truth), 1, 1))
+        for points in (known.joints, known.vertices)
+    )
+    return score(truth, Predictions(corner + keypoints * side, joints, vertices))
+
+
+def truth_of(labelled: Path, split: str) -> tuple[HandReader, Truth]:
+    """The pictures and their labels; the meshes are posed from their labels."""
+    reader = open_dataset("folder", labelled, split)
     samples = [reader[index] for index in range(len(reader))]
     labels = {
         name: torch.from_numpy(np.stack([sample.labels[name] for sample in samples])).float()
@@ -169,13 +210,38 @@ def measure(model: Path, labelled: Path) -> dict[str, float]:
     }
     hand = HandModel("open")(labels["global_orient"], labels["hand_pose"], labels["betas"])
     vertices = hand.vertices + (labels["joints"][:, :1] - hand.joints[:, :1])
-    truth = replace(collect(reader), vertices=vertices.numpy())
-    network = HandMIMForMeshEstimation.from_pretrained(model, dtype=torch.float32).eval()
-    predictor = Predictor(network, HandMIMImageProcessor.from_pretrained(model))
-    predicted = predict(reader, predictor, count=len(reader), progress=False)
+    return reader, replace(collect(reader), vertices=vertices.numpy())
+
+
+def score(truth: Truth, predicted: Predictions) -> dict[str, float]:
+    """The columns of the table."""
     metrics = score_3d(truth, predicted, (0.0, 50.0)).metrics | score_vertices(truth, predicted).metrics
     metrics |= score_2d(truth, predicted).metrics
     return {name: metrics[name] for name in COLUMNS}
+
+
+def procrustes_mean(points: Tensor, rounds: int = 10) -> Tensor:
+    """The mean of shapes (N, P, 3) that are aligned with it: (P, 3)."""
+    mean = points[0]
+    for _ in range(rounds):
+        mean = similarity_align(points, mean.expand_as(points))[0].mean(0)
+    return mean
+
+
+@torch.no_grad()
+def variances(release: Path, labelled: Path, count: int = 512) -> dict[str, float]:
+    """How much of the variance of the patch tokens is told by the picture, and by the place, alone."""
+    backbone, processor = load_backbone(release)
+    reader = open_dataset("folder", labelled, "test")
+    samples = [reader[index] for index in range(min(count, len(reader)))]
+    crops = [
+        processor(s.image, boxes=[sample_box(s)], handedness=[s.handedness], return_tensors="pt")["pixel_values"]
+        for s in samples
+    ]
+    tokens = backbone(torch.cat(crops)).last_hidden_state[:, 1:]
+    total = tokens.var(dim=(0, 1), correction=0).sum()
+    picture, place = (tokens.mean(dim).var(0, correction=0).sum() / total for dim in (1, 0))
+    return {"by picture": picture.item(), "by place": place.item()}
 
 
 def last_log(checkpoint: Path) -> dict[str, float]:
@@ -220,7 +286,7 @@ def main() -> None:
     args = parser.parse_args()
     bench = Bench(args)
     bench.synthesize()
-    rows: dict[str, list[dict[str, float]]] = {}
+    rows: dict[str, list[dict[str, float]]] = {"constant": [constant(bench.labelled)]}
     for seed in range(1, args.seeds + 1):  # whole rows early: a table after every seed
         for method in args.methods:
             rows.setdefault(method, []).append(bench.row(method, seed))
