@@ -44,6 +44,16 @@ def validate_format_version(version: int) -> None:
         raise ValueError(f"format_version must be from 1 to {FORMAT_VERSION}, got {version}")
 
 
+def validate_score(head: bool, hidden_size: int) -> None:
+    """The check of the fields `score_head` and `score_hidden_size`, which both families have.
+
+    Raises:
+        ValueError: A hidden layer of a score that is not there, or of a negative width.
+    """
+    if hidden_size < 0 or (hidden_size and not head):
+        raise ValueError(f"score_hidden_size must be 0, or with score_head=True a width, got {hidden_size}")
+
+
 def validate_fit(steps: int, turn: float, possible: bool, needed: str) -> None:
     """The check of the fields `fit_steps` and `fit_turn`, which both families have.
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version
+from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version, validate_score
 from .configuration_pretraining_handmim import HandMIMPreTrainingConfig
 
 # Backbone sizes are timm's vit_{tiny,small,base,large}_patch16 (the paper uses the last three). The head of "tiny" is
@@ -220,10 +220,7 @@ class HandMIMConfig(PreTrainedConfig):
 
     def validate_score(self) -> None:
         """Checks that a hidden layer of the score has a score to give."""
-        if self.score_hidden_size < 0 or (self.score_hidden_size and not self.score_head):
-            raise ValueError(
-                f"score_hidden_size must be 0, or with score_head=True a width, got {self.score_hidden_size}"
-            )
+        validate_score(self.score_head, self.score_hidden_size)
 
     def validate_fit(self) -> None:
         """Checks that there is something to fit to."""

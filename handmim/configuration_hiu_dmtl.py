@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version
+from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version, validate_score
 
 TASKS = ("heatmaps", "mask", "pof")
 
@@ -72,7 +72,9 @@ class HIUDMTLConfig(PreTrainedConfig):
         regressor_dropout: Dropout after each of them (HMR: 0.5; the deep supervision of every stack regularises: 0).
         mean_camera: First guess of (s, tx, ty), as in the HandMIM family.
         mean_focal: First guess of the focal length, in sides of the crop, where the caller gives no camera.
-        score_head: Adds one logit: the crop shows a right hand. Ours, as in the HandMIM family.
+        score_head: Adds one logit, from the regressor's last hidden layer: the crop shows a right hand. Ours, as in the
+            HandMIM family; needs `mesh`.
+        score_hidden_size: Width of a hidden layer, with GELU, before that logit; 0: there is none.
         fit_steps: Where the network is not training, each hand is fitted to its own maps (`fitting.fit_hands`) in
             so many steps a round; 3 suffice. Ours; 0, no fit, is the paper.
         fit_turn: How far the fit may turn a joint from the regressed angle, one standard deviation in radians: small
@@ -113,6 +115,7 @@ class HIUDMTLConfig(PreTrainedConfig):
     mean_camera: list[float | int] | tuple[float | int, ...] = (1.1, 0.0, 0.6)
     mean_focal: float | int = 2.0
     score_head: bool = False
+    score_hidden_size: int = 0
     fit_steps: int = 0
     fit_turn: float | int = 0.5
     initializer_range: float | int = 0.02
@@ -175,6 +178,12 @@ class HIUDMTLConfig(PreTrainedConfig):
             raise ValueError(f"tasks must be some of {TASKS}, each once, got {tuple(self.tasks)}")
         if not self.tasks and not self.mesh:
             raise ValueError("a network without tasks needs mesh=True")
+
+    def validate_score(self) -> None:
+        """Checks that a score has what it reads, and a hidden layer of it something to give."""
+        if self.score_head and not self.mesh:
+            raise ValueError("score_head needs mesh=True: it reads the mesh regressor's features")
+        validate_score(self.score_head, self.score_hidden_size)
 
     def validate_fit(self) -> None:
         """Checks that there is something to fit, and to fit to."""

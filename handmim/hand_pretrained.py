@@ -21,6 +21,13 @@ def build_hand_model(config: PreTrainedConfig, path: str | None) -> HandModel:
     return HandModel(config.hand_model, side="right", path=path)
 
 
+def score_layers(channels: int, hidden: int) -> nn.Module:
+    """From features (B, C) to one logit (B, 1): linear, or with a hidden layer of `hidden` channels."""
+    if not hidden:
+        return nn.Linear(channels, 1)
+    return nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+
 # Arguments of `save_pretrained` that only its push takes.
 PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 

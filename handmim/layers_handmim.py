@@ -72,13 +72,6 @@ class ResidualStem(nn.Module):
         return self.proj(x.permute(0, 2, 3, 1))
 
 
-def score_layers(channels: int, hidden: int) -> nn.Module:
-    """From class tokens (B, C) to one logit (B, 1): linear, or with a hidden layer of `hidden` channels."""
-    if not hidden:
-        return nn.Linear(channels, 1)
-    return nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, 1))
-
-
 class Upsample(nn.Module):
     """Transposed convolution with kernel 2 and stride 2, layer norm and GELU, on channels-last maps (B, h, w, C).
 

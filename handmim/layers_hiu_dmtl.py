@@ -175,17 +175,15 @@ class HandRegressor(nn.Module):
         self.hidden1 = nn.Linear(widths[-1] * REGRESSOR_CELLS**2 + evidence_size(config) + STATE_SIZE + 1, hidden)
         self.hidden2 = nn.Linear(hidden, hidden)
         self.output = Correction(hidden, STATE_SIZE + 1)
-        self.score = nn.Linear(hidden, 1) if config.score_head else None
         self.dropout = nn.Dropout(config.regressor_dropout)
 
-    def forward(self, features: Tensor, evidence: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, C, h, w), evidence (B, E), state (B, 110) -> the corrected state, and score logits (B,)."""
+    def forward(self, features: Tensor, evidence: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C, h, w), evidence (B, E), state (B, 110) -> the corrected state, and hidden features (B, H)."""
         x = F.adaptive_avg_pool2d(self.reduce(features), REGRESSOR_CELLS).flatten(1)
         parts = [x, state.to(x.dtype)] if evidence is None else [x, evidence.to(x.dtype), state.to(x.dtype)]
         x = self.dropout(F.relu(self.hidden1(torch.cat(parts, 1))))
         x = self.dropout(F.relu(self.hidden2(x)))
-        score = None if self.score is None else self.score(x).squeeze(-1).float()
-        return state + self.output(x).float(), score
+        return state + self.output(x).float(), x
 
 
 def evidence_size(config: HIUDMTLConfig) -> int:

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_handmim import HandMIMConfig
 from .fitting import fit_output
-from .hand_pretrained import HandPreTrainedModel, build_hand_model
+from .hand_pretrained import HandPreTrainedModel, build_hand_model, score_layers
 from .hand_state import NUM_KEYPOINTS, decode_hand, mean_state
 from .layers_handmim import (
     Rectifier,
@@ -25,7 +25,6 @@ from .layers_handmim import (
     default_crop_intrinsics,
     normalise_pixels,
     sample_points,
-    score_layers,
     soft_argmax,
 )
 from .losses import (

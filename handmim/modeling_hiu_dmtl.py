@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_hiu_dmtl import HIUDMTLConfig
 from .criterion_hiu_dmtl import HandUnderstandingLoss
 from .fitting import fit_output
-from .hand_pretrained import HandPreTrainedModel, build_hand_model
+from .hand_pretrained import HandPreTrainedModel, build_hand_model, score_layers
 from .hand_state import MAX_LOG_SCALE, STATE_SIZE, decode_hand, mean_state
 from .layers_hiu_dmtl import (
     HandRegressor,
@@ -161,6 +161,8 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         self.backbone = HIUDMTLModel(config)
         if config.mesh:
             self.regressor = HandRegressor(config)
+            if config.score_head:
+                self.score = score_layers(config.regressor_hidden_size, config.score_hidden_size)
             self.hand_model = build_hand_model(config, hand_model_path)
         self.post_init()
 
@@ -200,7 +202,9 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         score_logits = None
         if self.config.mesh:
             intrinsics = None if intrinsics is None else intrinsics.float()
-            score_logits = self.estimate_meshes(seen.features, stacks, intrinsics, size)
+            hidden = self.estimate_meshes(seen.features, stacks, intrinsics, size)
+            if self.config.score_head:
+                score_logits = self.score(hidden).squeeze(-1).float()
         loss = losses = None
         if labels is not None:
             faces = self.hand_model.faces if self.config.mesh else None
@@ -216,22 +220,21 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
 
     def estimate_meshes(
         self, features: tuple[Tensor, ...], stacks: list[dict[str, Tensor]], intrinsics: Tensor | None, size: int
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Adds each stack's hand to its dict, from coarse to fine: every estimate starts from the one before.
 
         Returns:
-            Score logits (B,) of the last stack, with `config.score_head`.
+            The regressor's hidden features (B, H) of the last stack.
         """
         state = self.mean_state(features[0].device).expand(features[0].shape[0], -1)
-        score = None
         for feature, stack in zip(features, stacks, strict=True):
             evidence = None
             if self.config.regressor_evidence:
                 maps = {task: value.flatten(1, 2) if task == "pof" else value for task, value in stack.items()}
                 evidence = map_evidence(maps).detach()
-            state, score = self.regressor(feature, evidence, state.detach())
+            state, hidden = self.regressor(feature, evidence, state.detach())
             stack |= self.decode(state, intrinsics, size)
-        return score
+        return hidden
 
     def mean_state(self, device: torch.device) -> Tensor:
         """(110,) where the first stack starts: the mean hand, and the mean focal length."""

@@ -75,6 +75,7 @@ class TestPlain(HandUnderstandingTests):
 class TestEverything(HandUnderstandingTests):
     options: dict[str, Any] = {
         "score_head": True,
+        "score_hidden_size": 8,
         "regressor_evidence": True,
         "fit_steps": 1,
         "loss_weights": EVERY_LOSS,
@@ -232,6 +233,8 @@ def test_training_starts_from_the_mean_hand_and_empty_maps() -> None:
         ({"loss_weights": {"mask": -1.0}}, "negative"),
         ({"num_stacks": 0}, "at least 1"),
         ({"tasks": (), "mesh": False}, "mesh=True"),
+        ({"score_head": True, "mesh": False}, "score_head needs mesh=True"),
+        ({"score_hidden_size": 8}, "score_head=True a width, got 8"),
         ({"mean_camera": (0.0, 0, 0)}, "mean_camera"),
     ],
 )

@@ -253,7 +253,7 @@ def freeze_other_parts(model: HandPreTrainedModel, parts: list[str]) -> None:
     Args:
         model: Whose other parameters get `requires_grad=False`.
         parts: Names of those that learn: of "backbone", "upsample", "initial", "rectifiers", "heatmap", "score" of
-            HandMIM, of "backbone", "regressor" of HIU-DMTL.
+            HandMIM, of "backbone", "regressor", "score" of HIU-DMTL.
 
     Raises:
         RecipeError: The model has no such part with weights, or none is named.

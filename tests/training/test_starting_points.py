@@ -189,6 +189,7 @@ class TestTrainedParts:
             (small_section(stem="residual", hidden_size=96), ["upsample", "initial", "rectifiers"]),
             (small_section(score_head=True), ["score"]),
             (HIU, ["regressor"]),
+            (HIU | {"score_head": True, "score_hidden_size": 8}, ["score"]),
         ],
     )
     def test_they_alone_change(self, section, parts):
