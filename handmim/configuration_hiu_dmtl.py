@@ -72,8 +72,8 @@ class HIUDMTLConfig(PreTrainedConfig):
         regressor_dropout: Dropout after each of them (HMR: 0.5; the deep supervision of every stack regularises: 0).
         mean_camera: First guess of (s, tx, ty), as in the HandMIM family.
         mean_focal: First guess of the focal length, in sides of the crop, where the caller gives no camera.
-        score_head: Adds one logit, from the regressor's last hidden layer: the crop shows a right hand. Ours, as in the
-            HandMIM family; needs `mesh`.
+        score_head: Adds one logit, from what the regressor reads of the last stack: the crop shows a right hand. Ours,
+            as in the HandMIM family; needs `mesh`.
         score_hidden_size: Width of a hidden layer, with GELU, before that logit; 0: there is none.
         fit_steps: Where the network is not training, each hand is fitted to its own maps (`fitting.fit_hands`) in
             so many steps a round; 3 suffice. Ours; 0, no fit, is the paper.
@@ -182,7 +182,7 @@ class HIUDMTLConfig(PreTrainedConfig):
     def validate_score(self) -> None:
         """Checks that a score has what it reads, and a hidden layer of it something to give."""
         if self.score_head and not self.mesh:
-            raise ValueError("score_head needs mesh=True: it reads the mesh regressor's features")
+            raise ValueError("score_head needs mesh=True: it reads what the mesh regressor does")
         validate_score(self.score_head, self.score_hidden_size)
 
     def validate_fit(self) -> None:

@@ -172,18 +172,24 @@ class HandRegressor(nn.Module):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         self.reduce = nn.Sequential(*layers)
         hidden = config.regressor_hidden_size
-        self.hidden1 = nn.Linear(widths[-1] * REGRESSOR_CELLS**2 + evidence_size(config) + STATE_SIZE + 1, hidden)
+        self.hidden1 = nn.Linear(regressor_inputs(config), hidden)
         self.hidden2 = nn.Linear(hidden, hidden)
         self.output = Correction(hidden, STATE_SIZE + 1)
         self.dropout = nn.Dropout(config.regressor_dropout)
 
     def forward(self, features: Tensor, evidence: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, h, w), evidence (B, E), state (B, 110) -> the corrected state, and hidden features (B, H)."""
+        """Features (B, C, h, w), evidence (B, E), state (B, 110) -> the corrected state, and what was read (B, I)."""
         x = F.adaptive_avg_pool2d(self.reduce(features), REGRESSOR_CELLS).flatten(1)
         parts = [x, state.to(x.dtype)] if evidence is None else [x, evidence.to(x.dtype), state.to(x.dtype)]
-        x = self.dropout(F.relu(self.hidden1(torch.cat(parts, 1))))
+        seen = torch.cat(parts, 1)
+        x = self.dropout(F.relu(self.hidden1(seen)))
         x = self.dropout(F.relu(self.hidden2(x)))
-        return state + self.output(x).float(), x
+        return state + self.output(x).float(), seen
+
+
+def regressor_inputs(config: HIUDMTLConfig) -> int:
+    """Numbers that the regressor reads: pooled features, evidence, and the state before."""
+    return config.regressor_channels[-1] * REGRESSOR_CELLS**2 + evidence_size(config) + STATE_SIZE + 1
 
 
 def evidence_size(config: HIUDMTLConfig) -> int:

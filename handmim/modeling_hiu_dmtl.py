@@ -20,6 +20,7 @@ from .layers_hiu_dmtl import (
     MultiTaskBlock,
     Stem,
     map_evidence,
+    regressor_inputs,
     soft_argmax,
 )
 from .targets_hiu_dmtl import BONES
@@ -162,7 +163,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         if config.mesh:
             self.regressor = HandRegressor(config)
             if config.score_head:
-                self.score = score_layers(config.regressor_hidden_size, config.score_hidden_size)
+                self.score = score_layers(regressor_inputs(config), config.score_hidden_size)
             self.hand_model = build_hand_model(config, hand_model_path)
         self.post_init()
 
@@ -202,9 +203,9 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         score_logits = None
         if self.config.mesh:
             intrinsics = None if intrinsics is None else intrinsics.float()
-            hidden = self.estimate_meshes(seen.features, stacks, intrinsics, size)
+            read = self.estimate_meshes(seen.features, stacks, intrinsics, size)
             if self.config.score_head:
-                score_logits = self.score(hidden).squeeze(-1).float()
+                score_logits = self.score(read).squeeze(-1).float()
         loss = losses = None
         if labels is not None:
             faces = self.hand_model.faces if self.config.mesh else None
@@ -224,7 +225,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         """Adds each stack's hand to its dict, from coarse to fine: every estimate starts from the one before.
 
         Returns:
-            The regressor's hidden features (B, H) of the last stack.
+            What the regressor reads (B, I) of the last stack.
         """
         state = self.mean_state(features[0].device).expand(features[0].shape[0], -1)
         for feature, stack in zip(features, stacks, strict=True):
@@ -232,9 +233,9 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
             if self.config.regressor_evidence:
                 maps = {task: value.flatten(1, 2) if task == "pof" else value for task, value in stack.items()}
                 evidence = map_evidence(maps).detach()
-            state, hidden = self.regressor(feature, evidence, state.detach())
+            state, read = self.regressor(feature, evidence, state.detach())
             stack |= self.decode(state, intrinsics, size)
-        return hidden
+        return read
 
     def mean_state(self, device: torch.device) -> Tensor:
         """(110,) where the first stack starts: the mean hand, and the mean focal length."""
