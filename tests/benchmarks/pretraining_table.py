@@ -58,11 +58,11 @@ METHODS: dict[str, list[str] | None] = {
     "without-pose": ["pretraining.method=handmim_without_pose"],
     "without-patch": ["pretraining.method=handmim_without_patch"],
     "without-reconstruction": ["pretraining.method=handmim_without_reconstruction"],
-    "without-patch-on": ["pretraining.method=handmim_without_patch"],
+    "without-patch-twice": ["pretraining.method=handmim_without_patch"],
     "patch-later": [],
 }
 # Rows that go on where another one's pre-training ended, with as many steps again.
-STARTS = {"without-patch-on": "without-patch", "patch-later": "without-patch"}
+STARTS = {"without-patch-twice": "without-patch", "patch-later": "without-patch"}
 SHAPE = [
     "model.image_size=32", "model.patch_size=4", "model.hidden_size=64", "model.num_attention_heads=2",
     "model.num_hidden_layers=4", "model.feature_layers=[2,4]",
@@ -80,6 +80,7 @@ FINETUNING = [
     "training.learning_rate=1.0e-3", "training.use_cpu=true", "training.disable_tqdm=true",
 ]  # fmt: skip
 COUNTING = "{base: plain, poses: [0, 0, 0, 1, 0]}"  # each finger straight or curled
+WEIGHTS = "model.safetensors"  # of a release
 TEST_START = 1_000_000  # first index of the test pictures: none of them is trained on
 COLUMNS = {"pa_mpjpe": "PA-MPJPE", "pa_mpvpe": "PA-MPVPE", "f5": "F@5", "f15": "F@15", "mean_2d": "2D error / box"}
 
@@ -111,34 +112,24 @@ class Bench(CommandRuns):
     def row(self, method: str, seed: int) -> dict[str, float]:
         """Pre-train, fine-tune and measure once."""
         before = 1 + (seed - 1) % self.args.pretrain_seeds
-        pretrained = self.out / f"{method}-{before}" / "pretrained"
         finetuned = self.out / f"{method}-{seed}" / "finetuned"
-        changes, metrics = METHODS[method], {}
-        if changes is not None:
-            settings = [
-                *self.start(method, before), *SHAPE, *PRETRAINING, *changes,
-                f"data=[{{name: folder, root: {json.dumps(str(self.unlabelled))}}}]",
-                f"training.max_steps={self.args.steps}", f"training.save_steps={self.args.steps}",
-                f"training.logging_steps={max(1, self.args.steps // 16)}",
-                f"training.seed={before}", *self.args.pretrain,
-            ]  # fmt: skip
-            self.run(
-                pretrained / "release" / "model.safetensors",
-                "pretrain", "pretrain-tiny-synthetic", "--out", pretrained, *options(settings),
-            )  # fmt: skip
-            metrics = last_log(pretrained / f"checkpoint-{self.args.steps}")
-            metrics |= variances(pretrained / "release", self.labelled)
-        shape = [setting for setting in self.args.pretrain if setting.startswith("model.")]
-        scratch = ["model.pretrained=null", "model.size=tiny", *SHAPE, *shape]
+        pretrained, metrics = self.pretrain(method, before), {}
+        if pretrained:
+            metrics = last_log(pretrained[-1].parent / f"checkpoint-{self.args.steps}")
+            metrics |= variances(pretrained[-1], self.labelled)
+            start = [f"model.pretrained={pretrained[-1]}"]
+        else:
+            shape = [setting for setting in self.args.pretrain if setting.startswith("model.")]
+            start = ["model.pretrained=null", "model.size=tiny", *SHAPE, *shape]
         settings = [
-            *(scratch if changes is None else [f"model.pretrained={pretrained / 'release'}"]),
+            *start,
             *FINETUNING,
             f"training.max_steps={self.args.finetune_steps}",
             f"training.seed={seed}",
             *self.args.finetune,
         ]
         self.run(
-            finetuned / "release" / "model.safetensors",
+            finetuned / "release" / WEIGHTS,
             "finetune", "finetune-tiny-synthetic", "--out", finetuned, "--data", f"folder={self.labelled}",
             *options(settings),
         )  # fmt: skip
@@ -147,21 +138,32 @@ class Bench(CommandRuns):
             metrics |= self.probe(finetuned.with_name("frozen"), settings)
         if self.args.real:
             metrics |= self.evaluate_real(finetuned / "release")
-        runs = [str((part / "release" / "model.safetensors").relative_to(self.out)) for part in (pretrained, finetuned)]
+        runs = [str((release / WEIGHTS).relative_to(self.out)) for release in (*pretrained, finetuned / "release")]
         return metrics | {"minutes": sum(self.times.get(run, 0.0) for run in runs) / 60}
 
-    def start(self, method: str, seed: int) -> list[str]:
-        """The setting with which a row of `STARTS` goes on."""
-        if method not in STARTS:
+    def pretrain(self, method: str, seed: int) -> list[Path]:
+        """The released backbone, after those that its row of `STARTS` goes on from; none of random weights."""
+        changes = METHODS[method]
+        if changes is None:
             return []
-        return [f"model.timm={self.out / f'{STARTS[method]}-{seed}' / 'pretrained' / 'release' / 'model.safetensors'}"]
+        before = self.pretrain(STARTS[method], seed) if method in STARTS else []
+        out = self.out / f"{method}-{seed}" / "pretrained"
+        settings = [
+            *[f"model.timm={release / WEIGHTS}" for release in before], *SHAPE, *PRETRAINING, *changes,
+            f"data=[{{name: folder, root: {json.dumps(str(self.unlabelled))}}}]",
+            f"training.max_steps={self.args.steps}", f"training.save_steps={self.args.steps}",
+            f"training.logging_steps={max(1, self.args.steps // 16)}",
+            f"training.seed={seed}", *self.args.pretrain,
+        ]  # fmt: skip
+        self.run(out / "release" / WEIGHTS, "pretrain", "pretrain-tiny-synthetic", "--out", out, *options(settings))
+        return [*before, out / "release"]
 
     def probe(self, out: Path, settings: list[str]) -> dict[str, float]:
         """The same with a backbone that stays as it is: what its tokens know already."""
         frozen = ["model.trained_parts=[upsample, initial, rectifiers, heatmap]"]
         steps = [f"training.max_steps={self.args.frozen_steps}"]
         self.run(
-            out / "release" / "model.safetensors",
+            out / "release" / WEIGHTS,
             "finetune", "finetune-tiny-synthetic", "--out", out, "--data", f"folder={self.labelled}",
             *options([*settings, *frozen, *steps]),
         )  # fmt: skip
