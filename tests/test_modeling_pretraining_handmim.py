@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from handmim.configuration_handmim import HandMIMConfig
 from handmim.configuration_pretraining_handmim import METHODS, HandMIMPreTrainingConfig
-from handmim.losses_pretraining import align_points
+from handmim.losses_pretraining import align_points, share_within
 from handmim.modeling_handmim import HandMIMForMeshEstimation, HandMIMModel
 from handmim.modeling_pretraining_handmim import HandMIMForPreTraining, PixelDecoder
 from handmim.training.masking import MaskGenerator
@@ -436,6 +436,16 @@ class TestLoading:
             assert loaded.keys() == expected.keys()
             assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
         assert all(torch.equal(teacher, student) for teacher, student in model.teacher_pairs())
+
+
+@pytest.mark.parametrize("method", ["handmim", "ibot", "peclr"])
+def test_patch_share_is_of_the_tokens_that_fine_tuning_gets(method: str, inputs: dict[str, Tensor]) -> None:
+    """The teacher's where there is one; the student's see masked patches."""
+    model = make_model(method).eval()
+    with torch.no_grad():
+        tokens = model.backbone(inputs["pixel_values"].flatten(0, 1)).last_hidden_state[:, 1:]
+        found = model(**inputs).indicators["patch_share"]
+    torch.testing.assert_close(found, share_within(tokens))
 
 
 class TestLearning:
