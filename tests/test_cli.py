@@ -14,7 +14,7 @@ import handmim.commands
 import handmim.synthesis.series
 from handmim.cli import build_parser, main
 from handmim.commands import output_stems
-from handmim.synthesis.generator import HandsShown
+from handmim.synthesis.batch import HandsShown
 
 
 @pytest.fixture()

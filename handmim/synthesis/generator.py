@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -19,19 +19,20 @@ from ..geometry import project
 from ..hand_model import HandModel, HandModelOutput
 from ..rendering import Scan, nonzero
 from . import backgrounds, cameras
+from .batch import HandsShown, SyntheticBatch, join
 from .degradation import degrade, reach_beyond_border, soften
 from .hand_mesh import HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
 from .poses import sample_poses
 from .random import SampleRandom
+from .samples import blend, look_at, nearer_keys, scan
 from .skin import dress, paint
 from .surface import Surface
 from .variety import Variety, find_variety
 
 _EMPTY = 0.3  # of the negatives: no hand at all; the others show a left one
 HELD = 0.75  # of the things
-_STAGGER = 0.5  # px between the two samples of a pixel, to the right and down
 # A second hand draws from the indices of another, never used, half of the number range.
 _SECOND = 1 << 62
 _CPU_CHUNK, _CUDA_CHUNK = 64, 256
@@ -42,71 +43,6 @@ _BLOCK = 16  # rows that the hand model poses at once
 _FLESH = (0.032, 0.032, 0.020, 0.014, 0.011, 0.024, 0.013, 0.012, 0.010, 0.028, 0.014, 0.012, 0.010)
 _FLESH += (0.027, 0.013, 0.011, 0.010, 0.020, 0.012, 0.010, 0.010)
 _TIPS, _NEXT = (4, 8, 12, 16, 20), (3, 7, 11, 15, 19)
-
-
-@dataclass
-class HandsShown:
-    """Every hand of a batch of pictures, left ones and second ones too; R of them, picture by picture.
-
-    Attributes:
-        picture: (R,) int64, which picture shows it.
-        boxes: (R, 4) float32 xyxy, crop pixels, around its 21 joints; may reach beyond the picture.
-        left: (R,) bool.
-        shown: (R,) float32, pixels of this hand, without its forearm, over the area of the box: about a third for an
-            open hand that nothing hides. What an object hides counts as shown.
-    """
-
-    picture: Tensor
-    boxes: Tensor
-    left: Tensor
-    shown: Tensor
-
-
-@dataclass
-class SyntheticBatch:
-    """Pictures with every label. Camera frame, metres; crop pixels with (0, 0) at the top-left pixel's centre.
-
-    Attributes:
-        images: (B, S, S, 3) uint8 RGB.
-        intrinsics: (B, 3, 3) float32, px of the crop.
-        labels: global_orient (B, 3, 3), hand_pose (B, 15, 3, 3), betas (B, 10), vertices (B, V, 3), joints (B, 21, 3),
-            keypoints_2d (B, 21, 2), all NaN where no right hand is shown; hand (B,) 1.0 for a right hand, 0.0 for none
-            or a left one; mask (B, S, S) bool, the visible pixels of the hand without its forearm (of a left hand,
-            too); visibility (B, 21) bool, joints in the picture with nothing but their own flesh before them.
-        hands: all hands that are in the pictures, labelled above or not.
-    """
-
-    images: Tensor
-    intrinsics: Tensor
-    labels: dict[str, Tensor]
-    hands: HandsShown
-
-    @property
-    def mask(self) -> Tensor:
-        """(B, S, S) bool, see `labels`."""
-        return self.labels["mask"]
-
-    @property
-    def visibility(self) -> Tensor:
-        """(B, 21) bool, see `labels`."""
-        return self.labels["visibility"]
-
-    def to(self, device: torch.device | str) -> SyntheticBatch:
-        """The batch on another device."""
-        labels = {name: value.to(device) for name, value in self.labels.items()}
-        hands = HandsShown(*(getattr(self.hands, field.name).to(device) for field in fields(HandsShown)))
-        return SyntheticBatch(self.images.to(device), self.intrinsics.to(device), labels, hands)
-
-
-def _join(parts: Sequence[SyntheticBatch]) -> SyntheticBatch:
-    """Batches one after the other."""
-    labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
-    hands = HandsShown(*(torch.cat([getattr(part.hands, f.name) for part in parts]) for f in fields(HandsShown)))
-    starts = torch.tensor([0, *(len(part.images) for part in parts[:-1])]).cumsum(0)
-    counts = torch.tensor([len(part.hands.picture) for part in parts])
-    hands.picture = hands.picture + starts.repeat_interleave(counts).to(hands.picture.device)
-    images, intrinsics = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "intrinsics"))
-    return SyntheticBatch(images, intrinsics, labels, hands)
 
 
 def generate(
@@ -152,7 +88,7 @@ def generate(
         parts = [
             _Scene(seed, part.to(device), size, variety, betas).picture(bank, photos) for part in index.split(chunk)
         ]
-    return _join(parts)
+    return join(parts)
 
 
 def _check(index: Tensor, size: int, negatives: float, photos: Tensor | None) -> None:
@@ -312,18 +248,10 @@ class _Scene:
         self.light = light
 
     def _scan(self) -> Scan:
-        """All rows, two samples a pixel on a diagonal, (x, y) -+ 1/4; empty samples have no hand."""
-        intrinsics = self.intrinsics[self.parent]
-        centre = intrinsics[:, 0, 2]
-        centre = torch.where(self.mirrored, self.size - 1 - centre, centre)
-        x, y, depth = self.vertices.unbind(1)
-        points = torch.empty_like(self.vertices)
-        focal, inverse = intrinsics[:, 0, 0, None], depth.reciprocal()
-        torch.addcmul((centre + 0.25)[:, None], x * inverse, focal, out=points[:, 0])
-        torch.addcmul((2 * intrinsics[:, 1, 2] + 0.5)[:, None], y * inverse, 2 * focal, out=points[:, 1])
+        """All rows, two samples a pixel; empty samples have no hand."""
         gone = torch.cat([self.empty, self.empty.new_zeros(len(self.parent) - self.batch)])
-        points[:, 2] = depth.masked_fill(gone[:, None], -1.0)
-        return Scan(points.transpose(1, 2), self.mesh.faces, 2 * self.size, self.size, near=0.04, stagger=_STAGGER)
+        camera = self.intrinsics[self.parent]
+        return scan(self.vertices, self.mesh.faces, camera, self.size, gone=gone, mirrored=self.mirrored)
 
     def _resolve(self, seen: Scan) -> Tensor:
         """(B, S, S) the key of the nearer sample in each pixel, after second hands have entered the samples' keys."""
@@ -333,8 +261,7 @@ class _Scene:
             other, parent = keys[extra], self.parent[extra]
             other = torch.where(self.mirrored[extra, None, None], other.flip(2), other)
             keys[parent] = torch.maximum(keys[parent], other)
-        upper, lower = keys[: self.batch].view(self.batch, self.size, 2, self.size).unbind(2)
-        return torch.maximum(upper, lower)
+        return nearer_keys(keys[: self.batch])
 
     def _draw_hands(self, back: Tensor) -> Tensor:
         """Paint all rows over the backgrounds (B, 3, S, S); keeps depth and mask."""
@@ -352,34 +279,14 @@ class _Scene:
 
     def _paint(self, back: Tensor, seen: Scan, where: Tensor, key: Tensor) -> None:
         """Paint pixels (P,), flat over (B, S, S), where keys (P,) are seen."""
-        size = self.size
-        record = seen.record(key)
-        row, face = seen.image.index_select(0, record), seen.face.index_select(0, record)
+        row = seen.image.index_select(0, seen.record(key))
         sample = self.parent.int().index_select(0, row)
-        line = where.int().div(size, rounding_mode="floor")
-        x = where.int().sub_(line, alpha=size)
-        y = line.sub_(sample, alpha=size)
-        # Each pixel's light is found once, at the nearer of its two samples.
-        at = x.long().add_(where.sub(x), alpha=2)
-        first, second = (seen.keys.view(-1).index_select(0, value) for value in (at, at + size))
-        lower = (first != key).float()
-        cover = (torch.minimum(first, second) > 0).float().mul_(0.5).add_(0.5)
-        column = torch.where(self.mirrored.index_select(0, row), size - 1 - x, x).float()
-        weights, depth = seen.shade(record, column.add_(lower, alpha=_STAGGER), lower.add_(y, alpha=2))
-        self._blend(back, where, sample, cover, self.surface.colour(weights, face, row))
-        self.depth.view(-1).scatter_(0, where, depth)
-        hand = self.mesh.hand_face.index_select(0, face)
+        look = look_at(seen, where, key, sample, self.mirrored.index_select(0, row))
+        blend(back, where, sample, look.cover, self.surface.colour(look.weights, look.face, row))
+        self.depth.view(-1).scatter_(0, where, look.depth)
+        hand = self.mesh.hand_face.index_select(0, look.face)
         self.area.index_add_(0, row, hand.float())
         self.mask.view(-1).scatter_(0, where, hand & (row < self.batch))
-
-    def _blend(self, picture: Tensor, where: Tensor, sample: Tensor, coverage: Tensor, colour: Tensor) -> None:
-        """Paint colours (P, 3) over pixels `where` (flat over (B, S, S)) of pictures (B, 3, S, S), in place."""
-        plane, flat = self.size**2, picture.view(-1)
-        index = where.add(sample, alpha=2 * plane)
-        for k in range(3):
-            value = torch.lerp(flat.index_select(0, index), colour[:, k], coverage)
-            flat.scatter_(0, index, value)
-            index += plane
 
     def _cast_shadow(self, back: Tensor, shown: Tensor) -> None:
         """A soft shadow of the hand on what is behind it, in some of the pictures, in place."""
@@ -421,7 +328,7 @@ class _Scene:
         colour = shade_things(things, _take(self.light, chosen), camera, where, hit, side)
         sample = chosen.index_select(0, thing)
         flat_picture = flat + (sample - thing) * self.size**2
-        self._blend(picture, flat_picture, sample, cover.view(-1).index_select(0, flat), colour)
+        blend(picture, flat_picture, sample, cover.view(-1).index_select(0, flat), colour)
         self.depth.view(-1).scatter_(0, flat_picture, hit)
         self.mask.view(-1).scatter_(0, flat_picture, torch.zeros_like(flat, dtype=torch.bool))
         return picture
