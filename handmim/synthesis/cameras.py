@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..geometry import axis_angle_to_matrix
 from .hand_mesh import FOREARM_LENGTH
+from .persons import JOINTS
 from .random import SampleRandom
 from .variety import Variety
 
 NEAREST, FARTHEST = 0.25, 1.4  # m, camera to the middle of the hand
 TIGHT, LOOSE, LOOSEST = 1.3, 1.9, 4.0  # side of the crop over the side of the hand's box
+PERSON = (1.15, 1.9)  # the same for what is to be seen of a person, between joints
 NEAR_PLANE = 0.08  # m; no part of the unstretched arm comes nearer
 # An arm that points at the camera would show its cut end: the largest cosine between the two, before the wrist bends.
 TOWARDS_CAMERA = 0.7
@@ -103,13 +105,41 @@ def crop_camera(random: SampleRandom, points: Tensor, size: int, variety: Variet
 
     In a share `variety.loose` of the crops the hand is small; `variety.jitter` is how far it may lie off the middle.
     """
-    flat = points[..., :2] / points[..., 2:]
-    low, high = flat.amin(1), flat.amax(1)
-    extent = (high - low).amax(1)
     small = random.bernoulli(variety.loose)
     factor = torch.where(small, random.log_uniform((), LOOSE, LOOSEST), random.uniform((), TIGHT, LOOSE))
-    side = extent * factor
-    centre = (low + high) / 2 + random.uniform((2,), -variety.jitter, variety.jitter) * side[:, None]
+    shift = random.uniform((2,), -variety.jitter, variety.jitter)
+    return _crop_around(points, size, factor, shift)
+
+
+def person_camera(random: SampleRandom, joints: Tensor, size: int, variety: Variety) -> Tensor:
+    """(B, 3, 3) intrinsics, crop pixels, of a crop of a whole person, of one from the hips up, or of head and a hand.
+
+    Args:
+        random: Its draws.
+        joints: (B, 17, 3) in the order of `persons.JOINTS`, m.
+        size: Side of the crop, px.
+        variety: Says how far the person may lie off the middle.
+    """
+    framing = random.choice((0.3, 0.4, 0.3))
+    right = random.bernoulli(0.5)
+    trunk = [JOINTS.index(name) for name in ("head", "neck", "right wrist", "left wrist", "right hip", "left hip")]
+    one = torch.tensor([[JOINTS.index("head"), JOINTS.index(f"{side} wrist")] for side in ("left", "right")])
+    chosen = torch.zeros(len(joints), len(JOINTS), dtype=torch.bool, device=joints.device)
+    chosen[framing == 0] = True
+    chosen[:, trunk] |= (framing == 1)[:, None]
+    chosen.scatter_(1, one.to(joints.device)[right.long()], torch.ones_like(chosen[:, :2]))
+    points = torch.where(chosen[..., None], joints, joints[:, JOINTS.index("head"), None])
+    shift = random.uniform((2,), -variety.jitter, variety.jitter)
+    return _crop_around(points, size, random.uniform((), *PERSON), shift)
+
+
+def _crop_around(points: Tensor, size: int, factor: Tensor, shift: Tensor) -> Tensor:
+    """(B, 3, 3) intrinsics of crops `factor` (B,) times as large as the picture of points (B, N, 3), whose centres lie
+    `shift` (B, 2) sides off its centre."""
+    flat = points[..., :2] / points[..., 2:]
+    low, high = flat.amin(1), flat.amax(1)
+    side = (high - low).amax(1) * factor
+    centre = (low + high) / 2 + shift * side[:, None]
     focal = size / side
     intrinsics = torch.zeros(len(side), 3, 3, device=points.device)
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal

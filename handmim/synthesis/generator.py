@@ -20,10 +20,12 @@ from ..hand_model import HandModel, HandModelOutput
 from ..rendering import Scan, nonzero
 from . import backgrounds, cameras
 from .batch import HandsShown, SyntheticBatch, join
+from .bodies import draw_bodies, sample_clothes
 from .degradation import degrade, reach_beyond_border, soften
-from .hand_mesh import HandMesh, load_hand_mesh
+from .hand_mesh import FOREARM_LENGTH, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
+from .persons import FOREARM, People
 from .poses import sample_poses
 from .random import SampleRandom
 from .samples import blend, look_at, nearer_keys, scan
@@ -141,12 +143,14 @@ class _Scene:
         negative = draw.bernoulli(variety.negatives)
         empty = draw.bernoulli(_EMPTY)
         self.left, self.empty = negative & ~empty, negative & empty
-        second = torch.nonzero(draw.bernoulli(variety.second_hands) & ~self.empty).squeeze(1)
+        person = self.random.fork("person").bernoulli(variety.persons)
+        second = torch.nonzero((draw.bernoulli(variety.second_hands) | person) & ~self.empty).squeeze(1)
         self.batch = len(index)
         self.parent = torch.cat([torch.arange(self.batch, device=self.device), second])
         self.rows = SampleRandom(seed, torch.cat([index, index[second] + _SECOND]))
         self.skin_random = SampleRandom(seed, index[self.parent]).fork("skin")
-        mirrored = self.rows.fork("side").bernoulli(0.85)
+        self.people = People(self.random, torch.nonzero(person & ~self.empty).squeeze(1), self.parent)
+        mirrored = self.rows.fork("side").bernoulli(0.85) | self.people.owns
         self.mirrored = mirrored & (torch.arange(len(self.parent), device=self.device) >= self.batch)
         self.sign = torch.where(self.mirrored, -1.0, 1.0)
         self.mesh: HandMesh = load_hand_mesh(str(self.device))
@@ -157,7 +161,8 @@ class _Scene:
         self._light()
         draw, share = self.random.fork("background"), self.variety.photos
         back = backgrounds.compose_background(draw, bank, self.size, photos, share)
-        picture = self._draw_hands(back)
+        body = self._draw_people(back)
+        picture = self._draw_hands(back, body)
         picture = self._draw_things(picture)
         images = degrade(self.random.fork("degradation"), picture, self.variety.faults)
         if self.variety.borders:
@@ -170,8 +175,9 @@ class _Scene:
         wrist, direction, arm = self._shape()
         first = slice(0, self.batch)
         draw = self.random.fork("camera")
-        own = cameras.place(draw, arm[first], self.hand.joints[first])
+        own = self.people.place(cameras.place(draw, arm[first], self.hand.joints[first]), wrist[first])
         self.intrinsics = cameras.crop_camera(draw, self.hand.joints[first] + own[:, None], self.size, self.variety)
+        self._frame_people()
         middle = cameras.mean(self.hand.joints)
         beside = rows.fork("beside")
         angle = beside.uniform((), 0, 2 * torch.pi)
@@ -180,12 +186,21 @@ class _Scene:
         target = (middle[first] + own)[self.parent] + torch.cat([offset, depth[:, None]], 1)
         flip = torch.stack([self.sign, torch.ones_like(self.sign), torch.ones_like(self.sign)], 1)
         target = target * flip
-        self.translation = torch.cat([own, (target - middle)[self.batch :]])
+        self.translation = self.people.place(torch.cat([own, (target - middle)[self.batch :]]), wrist)
         self.middle = middle + self.translation
         self.vertices = arm.add_(self.translation[..., None])
         start = (wrist + self.translation) * flip
         longer = cameras.arm_stretch(start, direction * flip, self.intrinsics[self.parent], self.size)
+        longer = longer.masked_fill(self.people.owns, FOREARM - FOREARM_LENGTH)  # up to the elbow
         self.vertices[..., self.mesh.stretched] += (direction * longer[:, None])[..., None] * self.mesh.stretch
+
+    def _frame_people(self) -> None:
+        """Crops of persons in place of those of their hands, in a share `loose` of their pictures."""
+        chosen = self.people.chosen
+        draw = self.random.fork("figure").select(chosen)
+        far = draw.bernoulli(self.variety.loose)
+        whole = cameras.person_camera(draw, self.people.persons.joints, self.size, self.variety)
+        self.intrinsics[chosen] = torch.where(far[:, None, None], whole, self.intrinsics[chosen])
 
     def _shape(self) -> tuple[Tensor, Tensor, Tensor]:
         """Draw pose, shape and orientation of all rows.
@@ -205,6 +220,7 @@ class _Scene:
             betas = self.shape.repeat(len(betas), 1)
         orient = cameras.sample_orientation(rows.fork("orientation"), self.variety.views)
         bend = cameras.sample_wrist_bend(rows.fork("wrist"), orient)
+        orient = self.people.hold(orient, bend)
         model, blocks = _hand_model(str(self.device)), []
         for part in zip(*(value.split(_BLOCK) for value in (orient, hand_pose, betas, bend)), strict=True):
             hand = model(*part[:3])
@@ -263,13 +279,28 @@ class _Scene:
             keys[parent] = torch.maximum(keys[parent], other)
         return nearer_keys(keys[: self.batch])
 
-    def _draw_hands(self, back: Tensor) -> Tensor:
-        """Paint all rows over the backgrounds (B, 3, S, S); keeps depth and mask."""
+    def _draw_people(self, back: Tensor) -> Tensor:
+        """Paint bodies into the backgrounds (B, 3, S, S); keeps depth.
+
+        Returns:
+            (N, S, S) keys of the chosen pictures, see `bodies.draw_bodies`.
+        """
+        chosen = self.people.chosen
+        self.depth = torch.full((self.batch, self.size, self.size), float("inf"), device=self.device)
+        clothes = sample_clothes(self.random.fork("clothes").select(chosen), self.surface.skin, chosen)
+        light, camera = _take(self.light, chosen), self.intrinsics[chosen]
+        keys, self.depth[chosen] = draw_bodies(back, self.people.persons, clothes, light, camera, chosen)
+        return keys
+
+    def _draw_hands(self, back: Tensor, body: Tensor) -> Tensor:
+        """Paint all rows over the backgrounds (B, 3, S, S), where no body (keys (N, S, S)) is nearer; keeps depth and
+        mask."""
         seen = self._scan()
         pick = self._resolve(seen)
+        there = pick[self.people.chosen]
+        pick[self.people.chosen] = there.masked_fill((body >> 32) > (there >> 32), 0)
         shown = pick > 0
         self._cast_shadow(back, shown)
-        self.depth = torch.full(shown.shape, float("inf"), device=self.device)
         self.mask = torch.zeros_like(shown)
         self.area = torch.zeros(len(self.parent), device=self.device)  # px of each row's hand
         where = nonzero(shown.view(-1))

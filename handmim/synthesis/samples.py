@@ -66,7 +66,7 @@ def scan(
 
 def nearer_keys(keys: Tensor) -> Tensor:
     """(B, 2 S, S) -> (B, S, S), the nearer sample of each pixel."""
-    upper, lower = keys.view(len(keys), -1, 2, keys.shape[2]).unbind(2)
+    upper, lower = keys.unflatten(1, (keys.shape[1] // 2, 2)).unbind(2)
     return torch.maximum(upper, lower)
 
 

@@ -24,6 +24,8 @@ class Variety:
         jitter: how far the crop's centre may be from the hand's, share of its side, each way.
         negatives: share of pictures that do not show a right hand: three in ten are empty, the others show a left one.
         second_hands: share of pictures with another hand.
+        persons: share of pictures of people, who have both hands; in a share `loose` of these the crop is of the
+            person, not of a hand. For finding hands: a hand that is cropped may lie behind the trunk or out of sight.
         things: share of pictures with an object in or before the hand; those without a hand always have one.
         sleeves: share of arms with a sleeve.
         jewellery: share of hands with a ring, and of wrists with a bracelet or watch.
@@ -40,6 +42,7 @@ class Variety:
     jitter: float = 0.15
     negatives: float = 0.17
     second_hands: float = 0.10
+    persons: float = 0.0
     things: float = 0.25
     sleeves: float = 0.55
     jewellery: float = 0.0

@@ -40,8 +40,8 @@ NARROWEST = 0.5  # shorter over longer side of what the bars leave
 # than a trace is in the picture is none.
 COUNTED_PART, COUNTED_SHOWN, TRACE = 0.5, 0.2, 0.1
 SMALLEST = 8.0  # px, longer side of a hand that counts
-# Of photo tiles: side over the photo's longer side; shift, in sides; degrees; share of turned ones.
-ZOOM, SHIFT, TURN, TURNED = (0.6, 1.6), 0.2, 45.0, 0.5
+# Of photo tiles: side over the photo's longer side; shift, in sides; shares of largest turns, degrees.
+ZOOM, SHIFT, TURNS = (0.6, 1.6), 0.2, {0.0: 0.5, 45.0: 0.3, 180.0: 0.2}
 _GREY = 128
 
 
@@ -239,7 +239,7 @@ def photo_tile(photo: Photo, side: int, mirror: bool, colours: Augmentation, ran
     height, width = pixels.shape[:2]
     zoom = side / (max(height, width) * math.exp(random.uniform(*np.log(ZOOM))))
     shift = random.uniform(-SHIFT, SHIFT, 2) * side
-    angle = math.radians(random.uniform(-TURN, TURN)) if random.random() < TURNED else 0.0
+    angle = math.radians(random.choice(list(TURNS), p=list(TURNS.values())) * random.uniform(-1, 1))
     sine, cosine = zoom * math.sin(angle), zoom * math.cos(angle)
     linear = np.array([[cosine, -sine], [sine, cosine]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
     offset = (side - 1) / 2 + shift - linear @ [(width - 1) / 2, (height - 1) / 2]
