@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 MEDIAPIPE_CROP, MEDIAPIPE_SIZE = 2.2, 384
+MISSED = 0.6  # sides of the labelled box: a hand whose middle is as far from the box's is another one
 # Predictions by the name of a row, and what is to be said about them.
 Result = tuple[dict[str, Any], str]
 # Runs in the other interpreter: pictures of an .npz -> landmarks (in shares of the picture), world landmarks, side.
@@ -76,13 +77,13 @@ def main() -> None:
         methods["mean hand"] = lambda: ({NAME: predict_mean(truth, *synthetic_mean_hand())}, "")
     if args.model and args.no_boxes:
         for detector in args.detector:
-            methods[detector] = partial(whole_picture_prediction, reader, args.model, detector)
+            methods[detector] = partial(whole_picture_prediction, reader, truth, args.model, detector)
     elif args.model:
         methods["model"] = lambda: model_prediction(reader, args.model)
     if args.model and args.tta:
         methods["model, TTA"] = lambda: model_prediction(reader, args.model, tta=True)
         if args.no_boxes:
-            methods["TTA"] = partial(whole_picture_prediction, reader, args.model, args.detector[-1], tta=True)
+            methods["TTA"] = partial(whole_picture_prediction, reader, truth, args.model, args.detector[-1], tta=True)
     if args.mediapipe_python:
         methods["mediapipe"] = lambda: mediapipe_predictions(list(reader), truth, args.mediapipe_python)
     figures: dict[str, Any] = {}
@@ -140,9 +141,9 @@ def model_prediction(reader: Any, name: str, tta: bool = False) -> Result:
     return {shown(name, tta): predict(reader, predictor, count=len(reader))}, ""
 
 
-def whole_picture_prediction(reader: Any, name: str, detector: str, tta: bool = False) -> Result:
+def whole_picture_prediction(reader: Any, truth: Any, name: str, detector: str, tta: bool = False) -> Result:
     """Our model with nothing but the pictures, as the front door does it: of several hands the one that overlaps the
-    labelled box most."""
+    labelled box most, unless it is another hand."""
     from handmim.hand_boxes import overlap_of
     from handmim.open_detector import OpenHandDetector
 
@@ -152,7 +153,7 @@ def whole_picture_prediction(reader: Any, name: str, detector: str, tta: bool = 
     right, counted = 0, 0
     for row, photo in enumerate(photos):
         best = max(model(photo.image), key=lambda hand: overlap_of(hand.box, photo.box), default=None)
-        if best is None:
+        if best is None or distance(best.keypoints_2d, truth.boxes[row]) >= MISSED * truth.box_sides[row]:
             continue
         prediction.keypoints_2d[row], prediction.joints[row] = best.keypoints_2d, best.joints
         if "keypoints_2d" in photo.labels:
@@ -162,7 +163,8 @@ def whole_picture_prediction(reader: Any, name: str, detector: str, tta: bool = 
     if model.pipeline.detector.refine:
         return {f"{shown(name, tta)}, whole picture": prediction}, (
             "In the whole picture, without boxes, sides and cameras, the crop is refined twice and the side is that of "
-            f"the better score: {sides}; in pictures with several hands another one than the labelled may be found."
+            f"the better score: {sides}; in pictures with several hands another one than the labelled may be found, "
+            "which counts as error 1."
         )
     return {f"{shown(name, tta)}, own detector": prediction}, (
         f"With our own detector in place of boxes and sides{', and TTA,' if tta else ''} {sides}; a hand it misses "
@@ -196,17 +198,16 @@ def mediapipe_predictions(photos: Sequence[Any], truth: Any, python: str) -> Res
     pictures = [load_image(photo.image).pixels for photo in photos]
     cut = [mediapipe_crop(photo, picture) for photo, picture in zip(photos, pictures, strict=True)]
     crops, whole = nothing_found(len(photos)), nothing_found(len(photos))
-    centre = np.full(2, (MEDIAPIPE_SIZE - 1) / 2)
+    box = np.array([-0.5, -0.5, MEDIAPIPE_SIZE - 0.5, MEDIAPIPE_SIZE - 0.5])
     hands_in_crops, version = run_mediapipe([crop for crop, _ in cut], python)
     for row, found in enumerate(hands_in_crops):
-        hand = nearest_hand(found, (MEDIAPIPE_SIZE, MEDIAPIPE_SIZE), centre, MEDIAPIPE_SIZE / MEDIAPIPE_CROP)
+        hand = nearest_hand(found, (MEDIAPIPE_SIZE, MEDIAPIPE_SIZE), box, MEDIAPIPE_SIZE / MEDIAPIPE_CROP)
         if hand is not None:
             crops.keypoints_2d[row] = affine_points(invert_affine(cut[row][1]), torch.from_numpy(hand[0])).numpy()
             crops.joints[row] = hand[1] * ([-1, 1, 1] if photos[row].handedness == "left" else 1)
     for row, found in enumerate(run_mediapipe(pictures, python)[0]):
         height, width = pictures[row].shape[:2]
-        centre = truth.boxes[row].reshape(2, 2).mean(0)
-        hand = nearest_hand(found, (width, height), centre, truth.box_sides[row])
+        hand = nearest_hand(found, (width, height), truth.boxes[row], truth.box_sides[row])
         if hand is not None:
             whole.keypoints_2d[row], whole.joints[row] = hand
     note = (
@@ -243,16 +244,21 @@ def run_mediapipe(pictures: Sequence[np.ndarray], python: str) -> tuple[list[lis
     return answer["hands"], answer["version"]
 
 
+def distance(points: np.ndarray, box: np.ndarray) -> float:
+    """Pixels between the middle of keypoints (21, 2) and that of a box (4,)."""
+    return float(np.linalg.norm(points.mean(0) - box.reshape(2, 2).mean(0)))
+
+
 def nearest_hand(
-    found: list, size: tuple[int, int], centre: np.ndarray, box_side: float
+    found: list, size: tuple[int, int], box: np.ndarray, box_side: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """(21, 2) pixels and (21, 3) metres of the hand whose middle is nearest to `centre`, within 0.6 of the box."""
+    """(21, 2) pixels and (21, 3) metres of the hand whose middle is nearest to the box's; None if that is another."""
     hands = []
     for landmarks, world, _ in found:
         points = np.array(landmarks)[:, :2] * size - 0.5
-        hands.append((np.linalg.norm(points.mean(0) - centre), points, np.array(world)))
+        hands.append((distance(points, box), points, np.array(world)))
     best = min(hands, key=lambda hand: hand[0], default=None)
-    return None if best is None or best[0] >= 0.6 * box_side else best[1:]
+    return None if best is None or best[0] >= MISSED * box_side else best[1:]
 
 
 def print_tables(figures: dict[str, Any]) -> None:
