@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from transformers.utils import logging
 
@@ -41,7 +41,9 @@ COMMON = {"name", "weight", "labels", "part", "augmentation", "check"}
 CROP_OPTIONS = {"box_scale": 1.2, "negatives": 0.0}
 
 
-def build_training_data(recipe: Mapping[str, Any], model: HandPreTrainedModel, seed: int) -> HandItems:
+def build_training_data(
+    recipe: Mapping[str, Any], model: HandPreTrainedModel, seed: int, render: Literal["worker", "device"] = "worker"
+) -> HandItems:
     """The data set of a run: one, or a mixture by weight.
 
     Args:
@@ -50,6 +52,7 @@ def build_training_data(recipe: Mapping[str, Any], model: HandPreTrainedModel, s
             number of all samples on disk, or of synthetic ones if there are no others).
         model: What it is for.
         seed: Of augmentation, mixture and, unless an entry gives another, synthetic images.
+        render: Where synthetic hands are rendered, unless their entry says.
 
     Raises:
         RecipeError, DataError: Anything wrong, by entry.
@@ -59,7 +62,7 @@ def build_training_data(recipe: Mapping[str, Any], model: HandPreTrainedModel, s
         raise RecipeError(f"data must be a list of data sets, each with its name, got {entries!r}")
     default = recipe.get("augmentation")
     datasets = [
-        build_entry(entry, f"data.{place}", model, seed + place, entry.get("augmentation", default))
+        build_entry(_placed(entry, render), f"data.{place}", model, seed + place, entry.get("augmentation", default))
         for place, entry in enumerate(map(_checked, entries))
     ]
     weights = [entry.get("weight") for entry in entries]
@@ -83,6 +86,11 @@ def _checked(entry: Any) -> dict[str, Any]:
     return entry
 
 
+def _placed(entry: dict[str, Any], render: str) -> dict[str, Any]:
+    """An entry, of synthetic hands with where they are rendered."""
+    return {"render": render} | entry if entry["name"] == "synthetic" else entry
+
+
 def build_entry(
     entry: Mapping[str, Any],
     where: str,
@@ -98,7 +106,7 @@ def build_entry(
             loss weight, or false for self-supervision alone; check: false to skip the check of all labels; and for data
             on disk root, split, part (see `Subset`), augmentation, box_scale and negatives (see `HandCrops`) and
             further arguments of the reader; for synthetic ones samples, seed, negatives, variety, first,
-            new_each_epoch.
+            new_each_epoch, render.
         where: Its place in the recipe, for messages.
         model: What it is for.
         seed: Of the augmentation.
@@ -148,7 +156,8 @@ def build_validation_data(entry: Any, model: HandPreTrainedModel) -> HandItems |
     """
     if not entry:
         return None
-    entry, labels = dict(_checked(entry)), None
+    # What is evaluated holds its pixels: its batches are few.
+    entry, labels = _placed(dict(_checked(entry)), "worker"), None
     if "labels" not in entry:
         labels = wanted_labels(None, "validation.labels", model.config)
         if isinstance(model.config, HIUDMTLConfig):  # measured though no loss uses them
@@ -249,7 +258,7 @@ def _part(reader: HandReader, part: Any, where: str) -> HandReader:
 def _synthetic(options: dict[str, Any], where: str, size: int, seed: int, labels: list[str]) -> SyntheticHands:
     options = {"seed": seed, "size": size} | options
     try:
-        return SyntheticHands(options.pop("samples"), labels=labels, **options)
+        return SyntheticHands(options.pop("samples"), labels=labels, source=where, **options)
     except KeyError as error:
         raise RecipeError(f"{where}: synthetic needs samples, how many there are") from error
     except (TypeError, ValueError) as error:

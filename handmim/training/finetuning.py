@@ -63,7 +63,7 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
     arguments = arguments_of(HandMIMTrainingArguments, recipe["training"] | overrides, output_dir)
     model = build_model(recipe["model"], arguments.seed)
     check_hand_model(model)
-    data = build_training_data(recipe, model, arguments.seed)
+    data = build_training_data(recipe, model, arguments.seed, arguments.rendering_place)
     validation = build_validation_data(recipe.get("validation"), model)
     size = model.config.image_size
     trainer = HandMIMTrainer(

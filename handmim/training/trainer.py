@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from handmim.atomic_files import atomic_file
 from handmim.errors import HandMIMError
 from handmim.evaluation.metrics import mask_iou
 from handmim.geometry import similarity_align
+from handmim.training.datasets.synthetic import render_on_device, sources
 from handmim.training.ema import WeightAverage
 from handmim.training.hub_push import PublishingTrainer
 from handmim.training.optim import build_optimizer, parameter_groups
@@ -86,10 +87,25 @@ class HandMIMTrainingArguments(RunArguments):
 
     Args:
         ema_decay: Decay a step of the average of weights that is evaluated and released; 0 keeps none.
+        render_hands: Where synthetic hands of a recipe are rendered: by the loader's "worker"s, on the training
+            "device", or "auto": on the device if that is a GPU. Plain CPU workers feed no GPU.
     """
 
     ema_decay: float = field(default=0.999, metadata={"help": "Decay a step of the released average of weights."})
+    render_hands: Literal["auto", "worker", "device"] = field(default="auto", metadata={"help": "Who renders hands."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Name of the labels."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.render_hands not in ("auto", "worker", "device"):
+            raise ValueError(f"render_hands must be auto, worker or device, got {self.render_hands!r}")
+
+    @property
+    def rendering_place(self) -> Literal["worker", "device"]:
+        """`render_hands`, decided."""
+        if self.render_hands == "auto":
+            return "worker" if self.device.type == "cpu" else "device"
+        return self.render_hands
 
 
 class RunTrainer(PublishingTrainer):
@@ -276,6 +292,12 @@ class HandMIMTrainer(AveragingTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("compute_metrics", mean_errors)
         super().__init__(*args, **kwargs)
+        self._sources = sources(self.train_dataset)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """transformers' own, then what is left to be rendered."""
+        inputs = super()._prepare_inputs(inputs)
+        return render_on_device(inputs, self._sources, self.args.device) if "unrendered" in inputs else inputs
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None

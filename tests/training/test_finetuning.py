@@ -66,6 +66,11 @@ def test_release_loads_and_predicts(tmp_path, recipe):
     assert (tmp_path / "release" / "preprocessor_config.json").is_file()
 
 
+def test_it_makes_no_difference_who_renders(tmp_path, recipe):
+    runs = [finetune(recipe, tmp_path / place, render_hands=place).state_dict() for place in ("worker", "device")]
+    assert all(torch.equal(one, other) for one, other in zip(*(run.values() for run in runs), strict=True))
+
+
 def test_plain_trainer_trains_too(tmp_path, recipe):
     arguments = HandMIMTrainingArguments(output_dir=str(tmp_path), **recipe["training"] | {"save_strategy": "no"})
     model = build_model(recipe["model"], seed=0)

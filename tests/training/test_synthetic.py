@@ -12,7 +12,8 @@ from handmim.errors import ImageError
 from handmim.synthesis.backgrounds import BANK_SIDE
 from handmim.synthesis.photos import photo_tiles
 from handmim.training.datasets.items import collate_hands
-from handmim.training.datasets.synthetic import SyntheticHands
+from handmim.training.datasets.mixture import Mixture
+from handmim.training.datasets.synthetic import SyntheticHands, render_on_device, sources
 
 
 def test_samples_do_not_depend_on_the_batch():
@@ -52,9 +53,53 @@ def test_labels_are_chosen():
     assert set(item["labels"]) == {"mask", "joints", "hand"} and item["labels"]["mask"].dtype == torch.bool
 
 
+def test_what_is_rendered_on_the_device_is_what_workers_render():
+    options = {"seed": 1, "size": 32, "new_each_epoch": True, "labels": ["joints", "mask"]}
+    here, there = SyntheticHands(6, **options), SyntheticHands(6, **options, render="device", source="data.0")
+    for data in (here, there):
+        data.set_epoch(2)
+    worker, named = (collate_hands(data.__getitems__([4, 1, 3])) for data in (here, there))
+    assert named == {"sample_ids": worker["sample_ids"], "unrendered": {"data.0": [16, 13, 15]}}
+    drawn = render_on_device(named, sources(there), "cpu")
+    assert drawn.keys() == worker.keys() and drawn["labels"].keys() == worker["labels"].keys()
+    for name in ("pixel_values", "intrinsics"):
+        assert torch.equal(drawn[name], worker[name]) and not drawn[name].is_inference()
+    for name, value in worker["labels"].items():
+        assert torch.equal(drawn["labels"][name].nan_to_num(9), value.nan_to_num(9))
+        assert not drawn["labels"][name].is_inference()
+
+
+def test_rendered_hands_join_stored_ones_behind_them():
+    stored = SyntheticHands(3, seed=2, size=32, labels=["joints", "keypoints_2d"], negatives=0.0)
+    drawn = SyntheticHands(3, seed=1, size=32, labels=["joints", "mask"], render="device", source="b", negatives=0.0)
+    mixture = Mixture([stored, drawn])
+    batch = collate_hands(mixture.__getitems__([5, 0, 3, 1]))
+    assert [name.split("/")[0][-1] for name in batch["sample_ids"]] == ["2", "2", "1", "1"]
+    whole = render_on_device(batch, sources(mixture), "cpu")
+    assert whole["pixel_values"].shape == (4, 3, 32, 32) and whole["intrinsics"].shape == (4, 3, 3)
+    known = {name: (~value.isnan()).reshape(4, -1).all(1).tolist() for name, value in whole["labels"].items()}
+    assert known == {
+        "joints": [True] * 4, "hand": [True] * 4, "keypoints_2d": [True, True, False, False],
+        "mask": [False, False, True, True],
+    }  # fmt: skip
+    number = int(batch["sample_ids"][2].split("/")[1])
+    assert torch.equal(
+        whole["pixel_values"][2], SyntheticHands(3, seed=1, size=32, negatives=0.0)[number]["pixel_values"]
+    )
+
+
+def test_names_of_what_is_rendered_on_the_device_differ():
+    same = [SyntheticHands(3, seed=seed, size=32, render="device") for seed in (1, 2)]
+    with pytest.raises(ValueError, match="'synthetic'"):
+        sources(Mixture(same))
+    assert sources(SyntheticHands(3, seed=1, size=32)) == {}
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="0"):
         SyntheticHands(0, seed=1, size=64)
+    with pytest.raises(ValueError, match="'gpu'"):
+        SyntheticHands(1, seed=1, size=64, render="gpu")
     with pytest.raises(IndexError, match="5"):
         SyntheticHands(5, seed=1, size=64)[5]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 # One right hand: sample_id (str), pixel_values (3, S, S) float32 in [-1, 1], intrinsics (3, 3) of the crop in pixels,
-# labels: any of those of `HandMIMForMeshEstimation.forward`, without the batch dimension.
+# labels: any of those of `HandMIMForMeshEstimation.forward`, without the batch dimension. Or one that is to be rendered
+# on the training device: sample_id and unrendered, a pair (source, number), see `synthetic.SyntheticHands`.
 Item = dict[str, Any]
 
 
@@ -59,11 +60,51 @@ def collate_hands(items: Sequence[Item]) -> dict[str, Any]:
         items: See `HandItems`. Every label that occurs must have one shape.
 
     Returns:
-        pixel_values (B, 3, S, S), intrinsics (B, 3, 3), labels {name: (B, ...)}, sample_ids (list of B str).
+        pixel_values (B, 3, S, S), intrinsics (B, 3, 3), labels {name: (B, ...)}, sample_ids (list of B str). Where some
+        items are to be rendered on the device: these fields of the others, if there are any; unrendered
+        {source: list of numbers}; sample_ids of the others first, then of each source (`render_on_device`).
 
     Raises:
         ValueError: Labels of two shapes, as those of two hand models.
     """
+    ready = [item for item in items if "unrendered" not in item]
+    batch = _stack(ready) if ready else {"sample_ids": []}
+    waiting: dict[str, list[Item]] = {}
+    for item in items:
+        if "unrendered" in item:
+            waiting.setdefault(item["unrendered"][0], []).append(item)
+    if waiting:
+        batch["unrendered"] = {source: [item["unrendered"][1] for item in some] for source, some in waiting.items()}
+        batch["sample_ids"] += [item["sample_id"] for some in waiting.values() for item in some]
+    return batch
+
+
+def join_batches(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Batches one after the other: pixel_values, intrinsics and labels, as of `collate_hands`.
+
+    Raises:
+        ValueError: Labels of two shapes, as those of two hand models.
+    """
+    joined = {name: torch.cat([part[name] for part in parts]) for name in ("pixel_values", "intrinsics")}
+    joined["labels"] = {}
+    for name in sorted({name for part in parts for name in part["labels"]}):
+        present = next(part["labels"][name] for part in parts if name in part["labels"])
+        columns = []
+        for part in parts:
+            value = part["labels"].get(name)
+            if value is None:
+                value = present.new_full(
+                    (len(part["pixel_values"]), *present.shape[1:]), torch.nan, dtype=torch.float32
+                )
+            elif value.shape[1:] != present.shape[1:]:
+                raise ValueError(_two_shapes(name, "one data set", value.shape[1:], present.shape[1:]))
+            columns.append(value)
+        joined["labels"][name] = torch.cat(columns)
+    return joined
+
+
+def _stack(items: Sequence[Item]) -> dict[str, Any]:
+    """Items that hold their pixels."""
     names = sorted({name for item in items for name in item["labels"]})
     return {
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
@@ -78,11 +119,15 @@ def _stack_label(name: str, items: Sequence[Item]) -> Tensor:
     present = next(value for value in values if value is not None)
     for item, value in zip(items, values, strict=True):
         if value is not None and value.shape != present.shape:
-            raise ValueError(
-                f"label {name} of sample {item['sample_id']} has shape {tuple(value.shape)}, another of its batch has "
-                f"{tuple(present.shape)}: data sets that are mixed must share the hand model, or leave this label out"
-            )
+            raise ValueError(_two_shapes(name, f"sample {item['sample_id']}", value.shape, present.shape))
     if all(value is not None for value in values):
         return torch.stack(values)
     missing = torch.full_like(present, torch.nan, dtype=torch.float32)
     return torch.stack([missing if value is None else value.float() for value in values])
+
+
+def _two_shapes(name: str, where: str, shape: torch.Size, other: torch.Size) -> str:
+    return (
+        f"label {name} of {where} has shape {tuple(shape)}, another of its batch has {tuple(other)}: data sets that "
+        "are mixed must share the hand model, or leave this label out"
+    )
