@@ -77,7 +77,8 @@ def definitions() -> list[Definition]:
     name = "hiu-dmtl-tiny-open"
     found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), FREE, name))
     name = "hand-detector-tiny-open"
-    detector = HandDetectorConfig(**load_recipe(name)["detector"])
+    section = load_recipe(f"{name}-people")["detector"]  # the last stage
+    detector = HandDetectorConfig(**{key: value for key, value in section.items() if key != "checkpoint"})
     found.append(Definition(name, DETECTOR, detector, FREE, name))
     return found
 
@@ -118,7 +119,9 @@ def config_json(definition: Definition) -> dict[str, Any]:
 def processor_json(definition: Definition) -> dict[str, Any]:
     """The contents of preprocessor_config.json."""
     kind = HandDetectorImageProcessor if definition.architecture == DETECTOR else HandMIMImageProcessor
-    values = json.loads(kind(size=definition.config.image_size).to_json_string())
+    release = load_recipe(definition.recipe).get("release") or {}
+    options = {name: release[name] for name in ("box_scale",) if name in release}
+    values = json.loads(kind(size=definition.config.image_size, **options).to_json_string())
     return {name: values[name] for name in PROCESSOR_FIELDS if name in values}
 
 

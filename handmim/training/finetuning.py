@@ -9,7 +9,7 @@ A recipe is one YAML file, one published checkpoint or number::
     validation: {name: freihand, root: "${FREIHAND}", split: evaluation}
     augmentation: {rotation: 90}                                    # see augmentation.Augmentation
     training: {batch_size: 128, learning_rate: 4.0e-5, ...}         # fields of HandMIMTrainingArguments
-    release: {dtype: float16}
+    release: {dtype: float16}                                       # see save_release
 
 ``base: NAME`` takes another recipe and changes it. ``batch_size`` is that of a step over all processes. Run it with
 ``handmim finetune RECIPE --out FOLDER``, or for several processes with
@@ -94,7 +94,15 @@ def check_hand_model(model: HandPreTrainedModel) -> None:
 
 
 def save_release(trainer: AveragingTrainer, folder: Path, section: dict[str, Any]) -> None:
-    """Write what ``from_pretrained`` loads: config, processor, and the averaged weights (the last ones without)."""
+    """Write what ``from_pretrained`` loads: config, processor, and the averaged weights (the last ones without).
+
+    Args:
+        trainer: After training.
+        folder: Where to; written whole or not at all.
+        section: `release` of the recipe: dtype of the weights, and perhaps box_scale, the processor's.
+    """
+    if "box_scale" in section:
+        trainer.processing_class.box_scale = float(section["box_scale"])
     with atomic_folder(folder) as whole:
         trainer.save_weights(whole, getattr(torch, section.get("dtype", "float32")))
         trainer.processing_class.save_pretrained(whole)
