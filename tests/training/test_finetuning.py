@@ -58,12 +58,13 @@ def test_resume_is_exact(tmp_path, recipe):
 
 
 def test_release_loads_and_predicts(tmp_path, recipe):
+    recipe["release"]["box_scale"] = 1.35
     finetune(recipe, tmp_path)
     model = HandMIMForMeshEstimation.from_pretrained(tmp_path / "release", dtype=torch.float32).eval()
     with torch.no_grad():
         outputs = model(collate_hands(SyntheticHands(2, seed=5, size=64).__getitems__([0, 1]))["pixel_values"])
     assert torch.isfinite(outputs.vertices).all()
-    assert (tmp_path / "release" / "preprocessor_config.json").is_file()
+    assert json.loads((tmp_path / "release" / "preprocessor_config.json").read_text())["box_scale"] == 1.35
 
 
 def test_it_makes_no_difference_who_renders(tmp_path, recipe):

@@ -1,0 +1,71 @@
+"""How many hands of rendered scenes our detector finds, by their size, with and without the people they belong to.
+
+    python tests/benchmarks/detector_scenes.py [--detector FOLDER ...] [--scenes 512] [--size 480]
+
+Scenes of one, four and nine tiles and of any framing, as in training but of another seed, rendered larger than any
+detector's input and shown to each at its own size. A hand is found if a box of its picture overlaps its own by half of
+their union; false positives overlap no hand by a fifth. "Up to" is the longer side of a hand's box over the picture's.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from handmim.evaluation.report import table
+from handmim.hand_boxes import Detection, overlap_of
+from handmim.open_detector import EMBEDDED_DETECTOR, OpenHandDetector
+from handmim.training.datasets.hand_scenes import HandScenes
+from handmim.training.datasets.items import Item
+
+SEED = 97
+MATCHED, BESIDE = 0.5, 0.2  # overlaps
+SIZES = (0.08, 0.15, 0.3, 1.0)
+VARIETIES = {"hands": {"base": "scene"}, "people": {"base": "scene", "persons": 1.0, "negatives": 0.0, "loose": 1.0}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detector", type=Path, nargs="+", default=[EMBEDDED_DETECTOR], help="folders")
+    parser.add_argument("--scenes", type=int, default=512, help="of each kind")
+    parser.add_argument("--size", type=int, default=480, help="px; a multiple of 48")
+    args = parser.parse_args()
+    for kind, variety in VARIETIES.items():
+        scenes = HandScenes(args.scenes, seed=SEED, size=args.size, variety=variety)
+        found: dict[Path, list[list[Detection]]] = {folder: [] for folder in args.detector}
+        detectors = {folder: OpenHandDetector(folder) for folder in args.detector}
+        items = []
+        for start in range(0, args.scenes, 16):
+            for item in scenes.__getitems__(list(range(start, min(start + 16, args.scenes)))):
+                pixels = item.pop("pixel_values").permute(1, 2, 0).add(1).mul(127.5).round().byte().numpy()
+                items.append(item)
+                for folder, detector in detectors.items():
+                    found[folder].append(detector.detect(pixels))
+        rows = {folder.name: recalls(items, found[folder], args.size) for folder in args.detector}
+        print(f"{args.scenes} scenes of {kind}\n{table(rows, tuple(next(iter(rows.values()))))}\n", flush=True)
+
+
+def recalls(items: Sequence[Item], found: Sequence[list[Detection]], size: int) -> dict[str, float]:
+    """Shares of hands that are found, by their size, and false positives a scene."""
+    hits: dict[float, list[bool]] = {limit: [] for limit in SIZES}
+    false = 0
+    for item, hands in zip(items, found, strict=True):
+        labels = item["labels"]
+        given = ~labels["boxes"].isnan().any(-1)
+        boxes = labels["boxes"][given].double().numpy()
+        for box, counted in zip(boxes, labels["counted"][given].tolist(), strict=True):
+            if counted:
+                limit = next(limit for limit in SIZES if (box[2:] - box[:2]).max() <= limit * size + 1)
+                hits[limit].append(any(overlap_of(hand.box, box) >= MATCHED for hand in hands))
+        false += sum(all(overlap_of(hand.box, box) < BESIDE for box in boxes) for hand in hands)
+    row = {
+        f"up to {limit:g} ({len(some)})": float(np.mean(some)) if some else float("nan") for limit, some in hits.items()
+    }
+    return row | {"false a scene": false / len(items)}
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
