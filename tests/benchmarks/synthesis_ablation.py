@@ -48,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "views: upright alone": {"views": [0, 1, 0, 0, 0]},
     "views: no wearer's": {"views": [0.25, 0.4, 0.15, 0, 0.08]},
     "no second hands": {"second_hands": 0},
+    "people, three in ten": {"persons": 0.3},
     "no objects": {"things": 0},
     "no sleeves": {"sleeves": 0},
     "jewellery": {"jewellery": 0.3},
