@@ -64,7 +64,8 @@ def is_detector(folder: Path) -> bool:
 def detections(folder: Path, seed: int) -> Image.Image:
     """Two rows of rendered scenes, and what the detector finds in them."""
     detector, colours = OpenHandDetector(folder), {"right": "lime", "left": "red", None: "dodgerblue"}
-    scenes = HandScenes(8, seed=seed, size=SIZE, grids=(1, 1, 0))
+    variety = {"base": "scene", "persons": 0.5}
+    scenes = HandScenes(8, seed=seed, size=SIZE, grids=(1, 1, 0), variety=variety)
     rows: list[list[Image.Image]] = [[], []]
     for number, scene in enumerate(scenes.__getitems__(range(8))):
         pixels = ((scene["pixel_values"] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
