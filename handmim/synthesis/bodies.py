@@ -178,42 +178,47 @@ def sample_clothes(random: SampleRandom, skin: Skin, rows: Tensor) -> Clothes:
 
 def pose_body(mesh: BodyMesh, persons: Persons) -> tuple[Tensor, Tensor]:
     """Vertices and outward unit normals, (B, 3, V) each, camera frame, m."""
-    neck, head = persons.joint("neck"), persons.joint("head")
-    left, down = persons.head_axes[..., 0], persons.head_axes[..., 1]
+    start, end = _ends(persons)
+    along = F.normalize(end - start, dim=2)
+    first, second = _sides(persons, along)
+    radii = start.new_tensor([part.radii for part in PARTS])
+    flat = start.new_tensor([part.flat for part in PARTS])
+    part, share = mesh.part, mesh.share[:, None]
+    radius = torch.lerp(radii[part, 0], radii[part, 1], mesh.share)
+    ring = mesh.around * mesh.wide[:, None]
+    (x, y), (leftward, backward) = ((ring * flat[part] * radius[:, None]).T, (ring / flat[part]).T)
+    points = torch.lerp(start[:, part], end[:, part], share) + (mesh.beyond * radius)[:, None] * along[:, part]
+    points = points + x[:, None] * first[:, part] + y[:, None] * second[:, part]
+    normals = leftward[:, None] * first[:, part] + backward[:, None] * second[:, part]
+    normals = F.normalize(normals + mesh.beyond[:, None] * along[:, part], dim=2)
+    return points.transpose(1, 2).contiguous(), normals.transpose(1, 2)
+
+
+def _ends(persons: Persons) -> tuple[Tensor, Tensor]:
+    """(B, P, 3) start and end of every part, m."""
+    down, back = persons.head_axes[..., 1], persons.head_axes[..., 2]
+    head = persons.joint("head")
     drawn = {
-        "chest": neck + 0.16 * persons.axes[..., 1],
-        "chin": head + 0.045 * down - 0.012 * persons.head_axes[..., 2],
+        "chest": persons.joint("neck") + 0.16 * persons.axes[..., 1],
+        "chin": head + 0.045 * down - 0.012 * back,
         "crown": head - 0.03 * down,
     }
     start, end = (
         torch.stack([drawn[name] if name in drawn else persons.joint(name) for name in names], 1)
         for names in (tuple(part.start for part in PARTS), tuple(part.end for part in PARTS))
     )
-    along = F.normalize(end - start, dim=2)
-    side = torch.stack([left if part is HEAD else persons.axes[..., 0] for part in PARTS], 1)
-    back = torch.stack([persons.head_axes[..., 2] if part is HEAD else persons.axes[..., 2] for part in PARTS], 1)
-    # Of an axis that itself points to the side, as between the shoulders, the depth tells the other two.
-    level = (side * along).sum(2, keepdim=True).abs() > 0.8
-    first = F.normalize(_across(torch.where(level, back, side), along), dim=2)
-    second = torch.linalg.cross(along, first, dim=2)
-    radii = start.new_tensor([part.radii for part in PARTS])
-    flat = start.new_tensor([part.flat for part in PARTS])
-    part, share = mesh.part, mesh.share[:, None]
-    radius = torch.lerp(radii[part, 0], radii[part, 1], mesh.share)
-    round_ = mesh.around * mesh.wide[:, None]
-    across = (round_ * flat[part] * radius[:, None]).T  # (2, V)
-    axial = (mesh.beyond * radius)[:, None]
-    points = torch.lerp(start[:, part], end[:, part], share) + axial * along[:, part]
-    points = points + across[0, :, None] * first[:, part] + across[1, :, None] * second[:, part]
-    lean = (round_ / flat[part]).T
-    normals = lean[0, :, None] * first[:, part] + lean[1, :, None] * second[:, part]
-    normals = F.normalize(normals + mesh.beyond[:, None] * along[:, part], dim=2)
-    return points.transpose(1, 2).contiguous(), normals.transpose(1, 2)
+    return start, end
 
 
-def _across(vector: Tensor, along: Tensor) -> Tensor:
-    """What of vectors (..., 3) is perpendicular to unit vectors."""
-    return vector - (vector * along).sum(-1, keepdim=True) * along
+def _sides(persons: Persons, along: Tensor) -> tuple[Tensor, Tensor]:
+    """Two unit vectors (B, P, 3) across the parts, which run along unit vectors (B, P, 3): to the left, as far as that
+    goes, and backwards. Of a part that itself runs to the side, as between the shoulders, backwards goes first."""
+    axes = torch.stack([persons.head_axes if part is HEAD else persons.axes for part in PARTS], 1)
+    left, back = axes[..., 0], axes[..., 2]
+    level = (left * along).sum(2, keepdim=True).abs() > 0.8
+    toward = torch.where(level, back, left)
+    first = F.normalize(toward - (toward * along).sum(2, keepdim=True) * along, dim=2)
+    return first, torch.linalg.cross(along, first, dim=2)
 
 
 def draw_bodies(
