@@ -120,7 +120,7 @@ def processor_json(definition: Definition) -> dict[str, Any]:
     """The contents of preprocessor_config.json."""
     kind = HandDetectorImageProcessor if definition.architecture == DETECTOR else HandMIMImageProcessor
     release = load_recipe(definition.recipe).get("release") or {}
-    options = {name: release[name] for name in ("box_scale",) if name in release}
+    options = {"box_scale": release["box_scale"]} if "box_scale" in release else {}
     values = json.loads(kind(size=definition.config.image_size, **options).to_json_string())
     return {name: values[name] for name in PROCESSOR_FIELDS if name in values}
 

@@ -48,6 +48,18 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue({"handmim": "tiny_checkpoint", "hiu_dmtl": "hiu_checkpoint"}[request.param])
 
 
+@pytest.fixture(scope="module")
+def small_bank() -> Iterator[None]:
+    """A bank of a few backgrounds: drawing all of them would take longer than the tests."""
+    from handmim.synthesis import backgrounds
+
+    count, backgrounds.BANK_COUNT = backgrounds.BANK_COUNT, 16
+    backgrounds.background_bank.cache_clear()
+    yield
+    backgrounds.BANK_COUNT = count
+    backgrounds.background_bank.cache_clear()
+
+
 @pytest.fixture()
 def photo(tmp_path: Path) -> Path:
     """A 120 x 90 picture with structure, as a PNG."""

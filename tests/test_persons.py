@@ -6,22 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handmim.geometry import project
-from handmim.synthesis import SampleRandom, backgrounds, bodies, generate, persons
+from handmim.synthesis import SampleRandom, bodies, generate, persons
 from handmim.synthesis.hand_mesh import load_hand_mesh
 from handmim.synthesis.light import sample_light
 from handmim.synthesis.skin import paint
 
+pytestmark = pytest.mark.usefixtures("small_bank")
 PEOPLE = {"base": "scene", "persons": 1.0, "negatives": 0.3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_bank():
-    """A bank of a few backgrounds: drawing all of them would take longer than the tests."""
-    count, backgrounds.BANK_COUNT = backgrounds.BANK_COUNT, 16
-    backgrounds.background_bank.cache_clear()
-    yield
-    backgrounds.BANK_COUNT = count
-    backgrounds.background_bank.cache_clear()
 
 
 def people(count: int = 64, seed: int = 1) -> persons.Persons:

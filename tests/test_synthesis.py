@@ -16,17 +16,8 @@ from handmim.synthesis.poses import sample_angles
 from handmim.synthesis.skin import sample_tone
 from handmim.synthesis.variety import FAULTS, VARIETIES, Variety, find_variety
 
+pytestmark = pytest.mark.usefixtures("small_bank")
 POSE_LABELS = ("global_orient", "hand_pose", "betas", "vertices", "joints", "keypoints_2d")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_bank():
-    """A bank of a few backgrounds: drawing all of them would take longer than the tests."""
-    count, backgrounds.BANK_COUNT = backgrounds.BANK_COUNT, 16
-    backgrounds.background_bank.cache_clear()
-    yield
-    backgrounds.BANK_COUNT = count
-    backgrounds.background_bank.cache_clear()
 
 
 @functools.lru_cache

@@ -25,7 +25,7 @@ from .degradation import degrade, reach_beyond_border, soften
 from .hand_mesh import FOREARM_LENGTH, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
-from .persons import FOREARM, People
+from .persons import FOREARM, PersonRows
 from .poses import sample_poses
 from .random import SampleRandom
 from .samples import blend, look_at, nearer_keys, scan
@@ -149,7 +149,7 @@ class _Scene:
         self.parent = torch.cat([torch.arange(self.batch, device=self.device), second])
         self.rows = SampleRandom(seed, torch.cat([index, index[second] + _SECOND]))
         self.skin_random = SampleRandom(seed, index[self.parent]).fork("skin")
-        self.people = People(self.random, torch.nonzero(person & ~self.empty).squeeze(1), self.parent)
+        self.people = PersonRows(self.random, torch.nonzero(person & ~self.empty).squeeze(1), self.parent)
         mirrored = self.rows.fork("side").bernoulli(0.85) | self.people.owns
         self.mirrored = mirrored & (torch.arange(len(self.parent), device=self.device) >= self.batch)
         self.sign = torch.where(self.mirrored, -1.0, 1.0)

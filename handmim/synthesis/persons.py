@@ -1,8 +1,7 @@
 """Where the joints of a person are whose hands the pictures show: a skeleton with arms that reach for something.
 
 A body's frame has its origin between the hips, x to the left of the person, y down, z backwards: of one who faces the
-camera upright these are the camera's axes. Lengths are of adults (Winter, "Biomechanics and motor control of human
-movement", table 4.1, for 1.7 m), rounded.
+camera upright these are the camera's axes. Lengths are about those of an adult of 1.7 m.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Persons:
         return self.joints[:, JOINTS.index(name)]
 
 
-class People:
+class PersonRows:
     """The persons in some pictures of a batch, and whose arm each row is, one row a hand.
 
     Args:
@@ -62,6 +61,7 @@ class People:
             right hands of a mirrored world.
 
     Attributes:
+        chosen: As given.
         owns: (R,) bool, rows that are a person's.
         persons: N of them.
     """
@@ -98,7 +98,8 @@ def sample_persons(random: SampleRandom) -> Persons:
     axes = _trunk_axes(random.fork("trunk"))
     head_axes = _turned(axes, random.fork("head").normal((3,)).clamp(-2, 2) * axes.new_tensor([0.2, 0.35, 0.12]))
     size = random.fork("size").normal((1,), 1.0, 0.06).clamp(0.85, 1.15)
-    places = _trunk(size) | _legs(random.fork("legs"), size)
+    places = _trunk(size)
+    places |= _legs(random.fork("legs"), places, size)
     targets = _targets(random.fork("deeds"), places)
     arms = [_arm(random.fork(side), places[f"{side} shoulder"], targets[side], side) for side in ("right", "left")]
     for side, (elbow, wrist) in zip(("right", "left"), arms, strict=True):
@@ -157,20 +158,19 @@ def _trunk(size: Tensor) -> dict[str, Tensor]:
     return {name: size * size.new_tensor(place) for name, place in fixed.items()}
 
 
-def _legs(random: SampleRandom, size: Tensor) -> dict[str, Tensor]:
-    """Places of knees, ankles and toes: standing, or sitting."""
+def _legs(random: SampleRandom, places: dict[str, Tensor], size: Tensor) -> dict[str, Tensor]:
+    """Places of knees, ankles and toes below the hips: standing, or sitting."""
     sits = random.bernoulli(0.45, (1,))
-    places = {}
+    found = {}
     for side, out in (("right", -1.0), ("left", 1.0)):
         spread = random.normal((3,), 0.0, 0.25)
         thigh = torch.where(sits, size.new_tensor([0.2 * out, 0.25, -1.0]), size.new_tensor([0.05 * out, 1.0, -0.08]))
         shin = torch.where(sits, size.new_tensor([0.0, 1.0, 0.1]), size.new_tensor([0.0, 1.0, 0.08]))
-        hip = size * size.new_tensor([out * _HIP, 0.03, 0.0])
-        knee = hip + size * THIGH * F.normalize(thigh + spread, dim=1)
+        knee = places[f"{side} hip"] + size * THIGH * F.normalize(thigh + spread, dim=1)
         ankle = knee + size * SHIN * F.normalize(shin + random.normal((3,), 0.0, 0.15), dim=1)
         toe = ankle + size * size.new_tensor([0.04 * out, 0.05, -0.17])
-        places |= {f"{side} knee": knee, f"{side} ankle": ankle, f"{side} toe": toe}
-    return places
+        found |= {f"{side} knee": knee, f"{side} ankle": ankle, f"{side} toe": toe}
+    return found
 
 
 def _targets(random: SampleRandom, places: dict[str, Tensor]) -> dict[str, Tensor]:

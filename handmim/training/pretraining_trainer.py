@@ -82,9 +82,7 @@ class PreTrainingArguments(RunArguments):
     @property
     def rendering_place(self) -> Literal["worker", "device"]:
         """`render_views`, decided."""
-        if self.render_views == "auto":
-            return "worker" if self.device.type == "cpu" else "device"
-        return self.render_views
+        return self.decide_place(self.render_views)
 
 
 def cosine_between(first: float, last: float, progress: float) -> float:

@@ -80,6 +80,12 @@ class RunArguments(TrainingArguments):
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
+    def decide_place(self, choice: Literal["auto", "worker", "device"]) -> Literal["worker", "device"]:
+        """Where pictures are made: as chosen, or for "auto" on the training device if that is a GPU."""
+        if choice == "auto":
+            return "worker" if self.device.type == "cpu" else "device"
+        return choice
+
 
 @dataclass
 class HandMIMTrainingArguments(RunArguments):
@@ -103,9 +109,7 @@ class HandMIMTrainingArguments(RunArguments):
     @property
     def rendering_place(self) -> Literal["worker", "device"]:
         """`render_hands`, decided."""
-        if self.render_hands == "auto":
-            return "worker" if self.device.type == "cpu" else "device"
-        return self.render_hands
+        return self.decide_place(self.render_hands)
 
 
 class RunTrainer(PublishingTrainer):

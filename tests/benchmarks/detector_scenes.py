@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hand_detection import BESIDE, MATCHED
 
 from handmim.evaluation.report import table
 from handmim.hand_boxes import Detection, overlap_of
@@ -21,7 +22,6 @@ from handmim.training.datasets.hand_scenes import HandScenes
 from handmim.training.datasets.items import Item
 
 SEED = 97
-MATCHED, BESIDE = 0.5, 0.2  # overlaps
 SIZES = (0.08, 0.15, 0.3, 1.0)
 VARIETIES = {"hands": {"base": "scene"}, "people": {"base": "scene", "persons": 1.0, "negatives": 0.0, "loose": 1.0}}
 
