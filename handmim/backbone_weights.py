@@ -136,7 +136,7 @@ def read_source(source: str | Path, kind: str | None = None) -> tuple[dict[str, 
         raise WeightsError(f"the kind of weights must be one of {', '.join(KINDS)}, got {kind!r}")
     path = Path(source)
     if path.is_file():
-        state = read_weights(path)
+        state = _without_chunks(read_weights(path))
         kind = kind or guess_kind(state, path.name)
         normalisation = NORMALISATION[kind]
     else:
@@ -159,7 +159,7 @@ def guess_kind(state: dict[str, Tensor], file_name: str) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, without running code from it: names as a plain backbone has them.
+    """A state dict from a file, without running code from it: names without what wraps the network.
 
     Raises:
         WeightsError: Too large, or not such a file.
@@ -185,7 +185,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = inner
     if not isinstance(state, dict) or not state or not all(_is_entry(*item) for item in state.items()):
         raise WeightsError(f"{path} must hold a mapping of names to tensors, by itself or as {', '.join(CONTAINERS)}")
-    return _without_chunks(_without_prefixes(state))
+    return _without_prefixes(state)
 
 
 def _load_pth(path: Path) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models.efficientnet import tf_efficientnet_lite0
 from torch import Tensor, nn
 
 from .configuration_handmim import HandMIMConfig
@@ -15,6 +16,8 @@ from .hand_state import NUM_KEYPOINTS, STATE_SIZE, Correction
 DEFAULT_FOCAL = 5.0
 # Residual blocks at strides 2, 4, 8 and 16.
 STEM_BLOCKS = (0, 1, 2, 2)
+# Stages of EfficientNet-Lite0 up to stride 16.
+LITE_STAGES = 5
 
 
 class ResidualBlock(nn.Module):
@@ -32,35 +35,26 @@ class ResidualBlock(nn.Module):
         return F.gelu(x + self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(x))))))
 
 
-class ResidualStem(nn.Module):
-    """A small residual network in place of the patch projection, for timm's `embed_layer`.
+class ConvolutionalStem(nn.Module):
+    """A convolutional network in place of the patch projection, for timm's `embed_layer`.
 
-    The hybrid of Dosovitskiy et al. 2021, section 3.1, in the size of the tiny transformer: four stages, each halving
-    the map by a 3x3 convolution and followed by `STEM_BLOCKS` residual blocks.
+    The hybrid of Dosovitskiy et al. 2021, section 3.1. A subclass gives `layers`, maps (B, 3, S, S) -> (B, C', S / 16,
+    S / 16), and `proj`, from C' to the tokens' C channels.
 
     Args:
         img_size: Side of the input, pixels.
         patch_size: Total stride, 16.
-        in_chans: Channels of the input.
-        embed_dim: Channels C of the output; the stages have C/6, C/3, 2C/3 and C.
-        bias: Whether the final projection has a bias.
     """
 
-    def __init__(
-        self, img_size: int, patch_size: int, in_chans: int = 3, embed_dim: int = 768, bias: bool = True, **_: Any
-    ) -> None:
+    layers: nn.Module
+    proj: nn.Module
+
+    def __init__(self, img_size: int, patch_size: int) -> None:
         super().__init__()
         self.img_size = (img_size, img_size)
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        widths = [in_chans, embed_dim // 6, embed_dim // 3, 2 * embed_dim // 3, embed_dim]
-        layers: list[nn.Module] = []
-        for (before, width), blocks in zip(pairwise(widths), STEM_BLOCKS, strict=True):
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
-            layers += [ResidualBlock(width) for _ in range(blocks)]
-        self.layers = nn.Sequential(*layers)
-        self.proj = nn.Linear(embed_dim, embed_dim, bias=bias)
 
     def feat_ratio(self) -> int:
         """Pixels of the input for one cell of the output."""
@@ -70,6 +64,57 @@ class ResidualStem(nn.Module):
         """(B, 3, S, S) -> (B, S / patch, S / patch, C)."""
         x = self.layers(pixel_values.contiguous(memory_format=torch.channels_last))
         return self.proj(x.permute(0, 2, 3, 1))
+
+
+class ResidualStem(ConvolutionalStem):
+    """A small residual network in the size of the tiny transformer.
+
+    Four stages, each halving the map by a 3x3 convolution and followed by `STEM_BLOCKS` residual blocks.
+
+    Args:
+        img_size, patch_size: See [`ConvolutionalStem`].
+        in_chans: Channels of the input.
+        embed_dim: Channels C of the output; the stages have C/6, C/3, 2C/3 and C.
+        bias: Whether the final projection has a bias.
+    """
+
+    def __init__(
+        self, img_size: int, patch_size: int, in_chans: int = 3, embed_dim: int = 768, bias: bool = True, **_: Any
+    ) -> None:
+        super().__init__(img_size, patch_size)
+        widths = [in_chans, embed_dim // 6, embed_dim // 3, 2 * embed_dim // 3, embed_dim]
+        layers: list[nn.Module] = []
+        for (before, width), blocks in zip(pairwise(widths), STEM_BLOCKS, strict=True):
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
+            layers += [ResidualBlock(width) for _ in range(blocks)]
+        self.layers = nn.Sequential(*layers)
+        self.proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+
+
+class EfficientNetStem(ConvolutionalStem):
+    """EfficientNet-Lite0 (Tan and Le 2019; its "Lite" form has neither squeezing nor swish) up to stride 16.
+
+    Its layers are `layers`: the first convolution, then five stages, the last of which has 112 channels.
+
+    Args:
+        img_size, patch_size: See [`ConvolutionalStem`].
+        in_chans: Channels of the input.
+        embed_dim: Channels C of the output.
+        bias: Whether the final projection has a bias.
+    """
+
+    def __init__(
+        self, img_size: int, patch_size: int, in_chans: int = 3, embed_dim: int = 768, bias: bool = True, **_: Any
+    ) -> None:
+        super().__init__(img_size, patch_size)
+        network = tf_efficientnet_lite0(in_chans=in_chans, num_classes=0)
+        first = nn.Sequential(network.conv_stem, network.bn1)
+        self.layers = nn.Sequential(first, *network.blocks[:LITE_STAGES])
+        self.proj = nn.Linear(network.feature_info[-2]["num_chs"], embed_dim, bias=bias)
+
+
+# Of `HandMIMConfig.stem`, what stands in place of timm's patch projection.
+STEMS: dict[str, type[nn.Module]] = {"residual": ResidualStem, "efficientnet": EfficientNetStem}
 
 
 class Upsample(nn.Module):

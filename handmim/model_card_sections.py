@@ -25,6 +25,7 @@ HAND_MODELS = {
     "open": "`open`: 1649 vertices, MANO's joints and parameter layout, not MANO's parameters (CC0-1.0)",
     "mano": "MANO: 778 vertices; not in this repository, bring your own file (not for commercial use)",
 }
+STEMS = {"residual": "a residual stem", "efficientnet": "EfficientNet-Lite0 up to stride 16"}
 INTENDED = {
     "mesh": "For research on hands, for starting points of fine-tuning, and for trying out what hand meshes can do. "
     "Not for measuring people, medical use or identification. The scale is that of the hand model's shape, and depth "
@@ -126,8 +127,8 @@ def network(config: Mapping[str, Any]) -> str:
     if config["model_type"] == "hiu_dmtl":
         return f"HIU-DMTL, {config.get('num_stacks', '?')} stacks; {crop}"
     words = f"vision transformer, {config.get('num_hidden_layers', '?')} blocks of width {config.get('hidden_size')}"
-    if config.get("stem") == "residual":
-        words = f"hybrid {words} behind a residual stem"
+    if stem := STEMS.get(config.get("stem")):
+        words = f"hybrid {words} behind {stem}"
     if has_mesh(config):
         words += f", {config.get('num_feedback', '?')} feedback steps"
     return f"HandMIM: {words}; {crop}"

@@ -18,9 +18,9 @@ from .fitting import fit_output
 from .hand_pretrained import HandPreTrainedModel, build_hand_model, score_layers
 from .hand_state import NUM_KEYPOINTS, decode_hand, mean_state
 from .layers_handmim import (
+    STEMS,
     Rectifier,
     Regressor,
-    ResidualStem,
     Upsample,
     default_crop_intrinsics,
     normalise_pixels,
@@ -132,7 +132,7 @@ class HandMIMModel(HandMIMPreTrainedModel):
 
     def __init__(self, config: HandMIMConfig, use_mask_token: bool = False) -> None:
         super().__init__(config)
-        embed = {"embed_layer": ResidualStem} if config.stem == "residual" else {}
+        embed = {"embed_layer": STEMS[config.stem]} if config.stem in STEMS else {}
         self.encoder = VisionTransformer(
             img_size=config.image_size,
             patch_size=config.patch_size,

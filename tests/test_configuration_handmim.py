@@ -54,6 +54,7 @@ def test_loss_weights_are_completed() -> None:
     [
         ({"stem": "pach"}, "pach"),
         ({"stem": "residual", "patch_size": 8}, "patch_size must be 16"),
+        ({"stem": "efficientnet", "patch_size": 8}, "patch_size must be 16 with stem='efficientnet'"),
         ({"image_size": 224.0}, "224.0"),
         ({"image_size": 225}, "got 225"),
         ({"patch_size": 1}, "got 1"),

@@ -11,6 +11,7 @@ from handmim.geometry import default_intrinsics
 from handmim.hand_state import ray_rotation
 from handmim.layers_handmim import (
     STATE_SIZE,
+    EfficientNetStem,
     Regressor,
     ResidualStem,
     Upsample,
@@ -112,6 +113,13 @@ def test_residual_stem_has_the_grid_of_a_patch_embedding() -> None:
     stem = ResidualStem(img_size=64, patch_size=16, embed_dim=192).eval()
     convolutions = [layer for layer in stem.layers if isinstance(layer, torch.nn.Conv2d)]
     assert [convolution.out_channels for convolution in convolutions] == [32, 64, 128, 192]
+    assert stem(torch.randn(2, 3, 64, 64)).shape == (2, 4, 4, 192)
+    assert stem.num_patches == 16
+
+
+def test_efficientnet_stem_ends_at_stride_16() -> None:
+    stem = EfficientNetStem(img_size=64, patch_size=16, embed_dim=192).eval()
+    assert len(stem.layers) == 6 and stem.layers[:3](torch.randn(1, 3, 64, 64)).shape == (1, 24, 16, 16)
     assert stem(torch.randn(2, 3, 64, 64)).shape == (2, 4, 4, 192)
     assert stem.num_patches == 16
 

@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
 }
 EVERYTHING: dict[str, Any] = {
     **SMALL,
-    "stem": "residual",
+    "stem": "efficientnet",
     "heatmap_evidence": True,
     "score_head": True,
     "score_hidden_size": 8,

@@ -141,9 +141,10 @@ class TestEveryMethod:
         torch.testing.assert_close(output.loss, expected)
         assert output.loss.dtype == torch.float32 and all(v.isfinite() for v in output.indicators.values())
 
-    def test_the_residual_stem_trains_too(self, inputs: dict[str, Tensor]) -> None:
+    @pytest.mark.parametrize("stem", ["residual", "efficientnet"])
+    def test_other_stems_train_too(self, stem: str, inputs: dict[str, Tensor]) -> None:
         config = make_config()
-        config.stem = "residual"
+        config.stem = stem
         model = HandMIMForPreTraining(config).train()
         model(**inputs).loss.backward()
         assert all(p.grad is not None for p in trainable(model).values())

@@ -22,14 +22,16 @@ from ..configuration_hiu_dmtl import HIUDMTLConfig
 from ..hand import checkpoint_source
 from ..hand_pretrained import HandPreTrainedModel
 from ..hub_errors import checkpoint_errors, commit_hash
+from ..layers_handmim import ConvolutionalStem
 from ..modeling_handmim import HandMIMForMeshEstimation
 from ..modeling_hiu_dmtl import HIUDMTLForHandUnderstanding
+from ..stem_weights import load_stem_weights
 from .recipe import RecipeError
 
 logger = logging.get_logger(__name__)
 
 STARTS = ("size", "checkpoint", "pretrained")
-OPTIONS = ("family", "revision", "timm", "frozen_blocks", "trained_parts", "hand_model_path")
+OPTIONS = ("family", "revision", "timm", "frozen_stem", "frozen_blocks", "trained_parts", "hand_model_path")
 
 
 class Family(NamedTuple):
@@ -48,7 +50,9 @@ class Family(NamedTuple):
 HIU_DMTL = "hiu-dmtl"
 FAMILIES = {
     "handmim": Family(HandMIMConfig, HandMIMForMeshEstimation),
-    HIU_DMTL: Family(HIUDMTLConfig, HIUDMTLForHandUnderstanding, ("size", "pretrained", "timm", "frozen_blocks")),
+    HIU_DMTL: Family(
+        HIUDMTLConfig, HIUDMTLForHandUnderstanding, ("size", "pretrained", "timm", "frozen_stem", "frozen_blocks")
+    ),
 }
 
 
@@ -64,7 +68,9 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             and any of
             revision: branch, tag or commit hash of a checkpoint or pretrained backbone on the Hub;
             timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
-                a name that timm knows and loads (`backbone_weights`);
+                a name that timm knows and loads (`backbone_weights`); with `stem: efficientnet` of EfficientNet-Lite0,
+                which are the stem's (`stem_weights`): a file, or "timm";
+            frozen_stem: see `freeze_stem`;
             frozen_blocks: see `freeze_blocks`;
             trained_parts: names of the model's parts, such as [score], which alone learn, see `freeze_other_parts`; one
                 but the backbone of which the checkpoint has no weights, or has it in another form, starts from random
@@ -85,6 +91,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
     hub_options = _hub_options(section)
     section.pop("revision", None)
     timm_weights, frozen = section.pop("timm", None), section.pop("frozen_blocks", None)
+    frozen_stem = section.pop("frozen_stem", None)
     trained_parts = section.pop("trained_parts", None)
     hand_model_path = section.pop("hand_model_path", None)
     torch.manual_seed(seed)
@@ -103,11 +110,9 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
         fresh = trained_parts if isinstance(trained_parts, list) else []
         model = _load(family, checkpoint_source(source), starts[0] == "pretrained", changes, hub_options, fresh)
     if timm_weights is not None:
-        try:
-            report = load_backbone_weights(model.backbone, timm_weights)
-        except WeightsError as error:
-            raise RecipeError(f"model.timm: {error}") from error
-        logger.warning(str(report))
+        _load_timm_weights(model, timm_weights)
+    if frozen_stem is not None:
+        freeze_stem(model, frozen_stem)
     if frozen is not None:
         freeze_blocks(model, frozen)
     if trained_parts is not None:
@@ -217,6 +222,39 @@ def _absent_parts(model: HandPreTrainedModel, missing: set[str], parts: list[str
         own = {name for name in model.state_dict() if name.startswith(f"{part}.")}
         absent |= own if own <= missing and part != "backbone" else set()
     return absent
+
+
+def _load_timm_weights(model: HandMIMForMeshEstimation, source: str) -> None:
+    try:
+        if model.config.stem == "efficientnet":
+            load_stem_weights(model.backbone, source)
+        else:
+            logger.warning(str(load_backbone_weights(model.backbone, source)))
+    except WeightsError as error:
+        raise RecipeError(f"model.timm: {error}") from error
+
+
+def freeze_stem(model: HandMIMForMeshEstimation, parts: int) -> None:
+    """Keep the first parts of a convolutional stem as they are, also its batch norm's averages.
+
+    What was learned from photographs stays what it is where all else learns from rendered pictures (Hinterstoisser et
+    al. 2018, "On pre-trained image features and synthetic images for deep learning"), and the dearest gradients, those
+    of the largest maps, are not computed.
+
+    Args:
+        model: Whose parameters get `requires_grad=False`.
+        parts: How many, from the first, of those of the stem's `layers`: with stem "efficientnet" the first
+            convolution and five stages.
+
+    Raises:
+        RecipeError: The stem has fewer, or is no convolutional one.
+    """
+    embed = model.backbone.encoder.patch_embed
+    known = len(embed.layers) if isinstance(embed, ConvolutionalStem) else 0
+    if isinstance(parts, bool) or not isinstance(parts, int) or not 0 <= parts <= known:
+        raise RecipeError(f"model.frozen_stem must be a number from 0 to {known} with this stem, got {parts!r}")
+    for layer in embed.layers[:parts] if parts else ():
+        stay_in_evaluation(layer.requires_grad_(False))
 
 
 def freeze_blocks(model: HandMIMForMeshEstimation, blocks: int) -> None:

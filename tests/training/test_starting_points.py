@@ -153,6 +153,41 @@ class TestFreezing:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+class TestFrozenStem:
+    SECTION = small_section(stem="efficientnet", num_hidden_layers=1)
+
+    def test_first_parts_keep_weights_and_statistics(self):
+        model = build_model(self.SECTION | {"frozen_stem": 3}, seed=0).train()
+        embed = model.backbone.encoder.patch_embed
+        before = {name: value.clone() for name, value in embed.state_dict().items()}
+        optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+        model(torch.randn(2, 3, 32, 32), labels={"joints": torch.randn(2, 21, 3)}).loss.backward()
+        optimizer.step()
+        changed = {name for name, value in embed.state_dict().items() if not torch.equal(value, before[name])}
+        assert {name.split(".")[1] for name in changed if name.startswith("layers.")} == {"3", "4", "5"}
+        assert any(name.startswith("proj.") for name in changed)
+
+    @pytest.mark.parametrize("parts", [7, -1, True, "2"])
+    def test_other_numbers_are_refused(self, parts):
+        with pytest.raises(RecipeError, match="model.frozen_stem must be a number from 0 to 6 with this stem"):
+            build_model(self.SECTION | {"frozen_stem": parts}, seed=0)
+
+    def test_a_patch_projection_has_no_parts(self):
+        with pytest.raises(RecipeError, match="from 0 to 0 with this stem, got 1"):
+            build_model(small_section(frozen_stem=1), seed=0)
+        model = build_model(small_section(frozen_stem=0), seed=0)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+    def test_weights_of_efficientnet_start_it(self, tmp_path):
+        source = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        save_file(source.state_dict(), tmp_path / "lite0.safetensors")
+        model = build_model(self.SECTION | {"timm": str(tmp_path / "lite0.safetensors")}, seed=0)
+        assert torch.equal(model.backbone.encoder.patch_embed.layers[0][0].weight, source.conv_stem.weight)
+        save_file(timm_vit().state_dict(), tmp_path / "vit.safetensors")
+        with pytest.raises(RecipeError, match=r"model\.timm: .*vit\.safetensors is not EfficientNet-Lite0"):
+            build_model(self.SECTION | {"timm": str(tmp_path / "vit.safetensors")}, seed=0)
+
+
 class TestLayerDecay:
     def test_rates(self):
         model = build_model(small_section(), seed=0)

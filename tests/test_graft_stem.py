@@ -1,0 +1,45 @@
+"""Another stem before a trained network: everything behind it is kept, and the result is one to go on from."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conversion.graft_stem import POSITIONS, STEM, graft
+from handmim.configuration_handmim import HandMIMConfig
+from handmim.modeling_handmim import HandMIMForMeshEstimation
+from handmim.training.starting_points import build_model
+
+SMALL = {
+    "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1, "feature_layers": [1], "image_size": 32,
+    "num_feedback": 1, "feature_channels": [16], "point_channels": [16, 8], "regressor_hidden_size": 32,
+}  # fmt: skip
+
+
+@pytest.fixture()
+def lite0(tmp_path: Path) -> tuple[str, dict[str, Tensor]]:
+    torch.manual_seed(1)
+    state = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    save_file(state, tmp_path / "lite0.safetensors")
+    return str(tmp_path / "lite0.safetensors"), state
+
+
+def test_all_but_the_stem_is_kept(tmp_path: Path, lite0: tuple[str, dict[str, Tensor]]) -> None:
+    torch.manual_seed(0)
+    old = HandMIMForMeshEstimation(HandMIMConfig(**SMALL))
+    file, state = lite0
+    new = graft(old, 64, file)
+    assert new.config.stem == "efficientnet" and new.config.image_size == 64
+    kept = {name for name in old.state_dict() if not name.startswith(STEM)} - {POSITIONS}
+    assert kept and all(torch.equal(new.state_dict()[name], old.state_dict()[name]) for name in kept)
+    positions = new.state_dict()[POSITIONS]
+    assert positions.shape == (1, 17, 64)
+    assert torch.equal(positions[:, 0], old.state_dict()[POSITIONS][:, 0])
+    assert torch.equal(new.state_dict()[f"{STEM}layers.0.0.weight"], state["conv_stem.weight"])
+    new.save_pretrained(tmp_path / "grafted")
+    model = build_model({"checkpoint": str(tmp_path / "grafted"), "frozen_stem": 3}, seed=0)
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 64, 64)).vertices.isfinite().all()
