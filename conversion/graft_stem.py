@@ -15,9 +15,9 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 from handmim.configuration_handmim import HandMIMConfig
+from handmim.efficientnet_weights import load_efficientnet
 from handmim.hand import checkpoint_source
 from handmim.modeling_handmim import HandMIMForMeshEstimation
-from handmim.stem_weights import load_stem_weights
 
 POSITIONS = "backbone.encoder.pos_embed"
 STEM = "backbone.encoder.patch_embed."
@@ -45,7 +45,7 @@ def graft(old: HandMIMForMeshEstimation, image_size: int, weights: str) -> HandM
     state[POSITIONS] = resample_abs_pos_embed(state[POSITIONS], *([side, side] for side in sides))
     state |= {name: value for name, value in new.state_dict().items() if name.startswith(STEM)}
     new.load_state_dict(state)
-    load_stem_weights(new.backbone, weights)
+    load_efficientnet(new.backbone.encoder.patch_embed.layers, weights)
     return new
 
 

