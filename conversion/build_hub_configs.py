@@ -69,8 +69,11 @@ def definitions() -> list[Definition]:
             recipe = f"{table}-handmim-{size}"
             config = recipe_config(recipe, pretraining_config(size))
             found.append(Definition(f"handmim-{size}-{data}", "HandMIMForMeshEstimation", config, RESEARCH, recipe))
-    for name in ("handmim-tiny-open", "handmim-small-open"):
-        found.append(Definition(name, "HandMIMForMeshEstimation", recipe_config(name), FREE, name))
+    name = "handmim-tiny-open"
+    config = recipe_config(name, recipe_config(f"{name}-first"))
+    found.append(Definition(name, "HandMIMForMeshEstimation", config, FREE, name))
+    name = "handmim-small-open"
+    found.append(Definition(name, "HandMIMForMeshEstimation", recipe_config(name), FREE, name))
     for stacks in (1, 2, 4, 8):
         name = f"hiu-dmtl-{stacks}stack"
         found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), RESEARCH, name))
@@ -94,7 +97,7 @@ def pretraining_config(size: str) -> HandMIMConfig:
 
 def recipe_config(name: str, pretrained: HandMIMConfig | None = None) -> PreTrainedConfig:
     """The configuration that a fine-tuning recipe gives, on top of the pre-trained network where it starts from one."""
-    section = load_recipe(name)["model"]
+    section = {key: value for key, value in load_recipe(name)["model"].items() if value is not None}
     fields = {key: value for key, value in section.items() if key not in (*STARTS, *OPTIONS)}
     if section.get("family") == HIU_DMTL:
         return HIUDMTLConfig(**fields)

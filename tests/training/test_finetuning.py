@@ -93,7 +93,7 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 
 def test_packaged_recipes_build_their_model():
-    recipe = load_recipe("handmim-tiny-open")
+    recipe = load_recipe("handmim-tiny-open-first")
     with torch.device("meta"):
         model = build_model(recipe["model"], seed=0)
     assert model.config.hand_model == "open"
