@@ -8,7 +8,6 @@ import re
 from itertools import accumulate
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from .backbone_weights import WeightsError, read_weights
@@ -87,8 +86,7 @@ def _from_timm() -> dict[str, Tensor]:
     import timm
 
     try:
-        with torch.random.fork_rng(devices=[]):
-            return timm.create_model(TIMM_NAME, pretrained=True, num_classes=0).state_dict()
+        return timm.create_model(TIMM_NAME, pretrained=True, num_classes=0).state_dict()
     except (RuntimeError, OSError, ValueError) as error:
         raise WeightsError(
             f"timm could not load {TIMM_NAME!r}: {error}; give a file that was downloaded before"
