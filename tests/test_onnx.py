@@ -250,7 +250,7 @@ def test_embedded_checkpoint_by_command(tmp_path: Path, capsys: pytest.CaptureFi
 
     model = load_network(EMBEDDED_CHECKPOINT)
     network = OnnxNetwork.from_pretrained(tmp_path / "onnx", model.config)
-    given = inputs(2, size=96)
+    given = inputs(2, size=model.config.image_size)
     with torch.no_grad():
         expected, found = model(**given), network(**given)
     for name, value in found.items():
