@@ -51,8 +51,8 @@ class HandMIMConfig(PreTrainedConfig):
         stem: "patch" is the paper's single strided projection. "residual" is a small residual network before the
             transformer (the hybrid of Dosovitskiy et al. 2021): from scratch it needs about half the samples, and no
             pre-trained ViT weights fit it. "efficientnet" is EfficientNet-Lite0 up to stride 16, which can start from
-            what it learned on ImageNet (`efficientnet_weights`), and takes half the time. Both only with
-            `patch_size=16`.
+            what it learned on ImageNet (`efficientnet_weights`), and takes half the residual stem's time in training.
+            Both only with `patch_size=16`.
         hidden_size: Width of a token.
         num_hidden_layers: Number of transformer blocks.
         num_attention_heads: Heads of each attention, 64 channels each in all four sizes.

@@ -251,8 +251,7 @@ def freeze_stem(model: HandMIMForMeshEstimation, parts: int) -> None:
     """
     embed = model.backbone.encoder.patch_embed
     known = len(embed.layers) if isinstance(embed, ConvolutionalStem) else 0
-    if isinstance(parts, bool) or not isinstance(parts, int) or not 0 <= parts <= known:
-        raise RecipeError(f"model.frozen_stem must be a number from 0 to {known} with this stem, got {parts!r}")
+    _check_number(parts, known, "frozen_stem", " with this stem")
     for layer in embed.layers[:parts] if parts else ():
         stay_in_evaluation(layer.requires_grad_(False))
 
@@ -273,14 +272,18 @@ def freeze_blocks(model: HandMIMForMeshEstimation, blocks: int) -> None:
     """
     encoder = model.backbone.encoder
     depth = len(encoder.blocks)
-    if isinstance(blocks, bool) or not isinstance(blocks, int) or not 0 <= blocks <= depth:
-        raise RecipeError(f"model.frozen_blocks must be a number from 0 to {depth}, got {blocks!r}")
+    _check_number(blocks, depth, "frozen_blocks")
     if blocks == 0:
         return
     encoder.cls_token.requires_grad_(False)
     encoder.pos_embed.requires_grad_(False)
     for module in (encoder.patch_embed, *encoder.blocks[:blocks]):
         stay_in_evaluation(module.requires_grad_(False))
+
+
+def _check_number(value: Any, most: int, field: str, where: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise RecipeError(f"model.{field} must be a number from 0 to {most}{where}, got {value!r}")
 
 
 def freeze_other_parts(model: HandPreTrainedModel, parts: list[str]) -> None:
