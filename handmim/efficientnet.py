@@ -4,12 +4,41 @@ Tan and Le, "EfficientNet" (ICML 2019), in the form without squeezing and swish 
 "Lite". It can start from what it learned on ImageNet (`efficientnet_weights`).
 """
 
+import torch
+from timm.layers import Conv2dSame
 from timm.models.efficientnet import tf_efficientnet_lite0
-from torch import nn
+from torch import Tensor, nn
 
 # Of the first convolution and the seven stages: channels that come out, and the stride over all.
 WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320)
 STRIDES = (2, 2, 4, 8, 16, 16, 32, 32)
+
+
+class WeightsType(nn.Module):
+    """Mixed into a depthwise convolution: CPUs compute it in the weights' type, whatever autocast says.
+
+    In bfloat16 its gradients take them up to twelve times as long, since oneDNN has no kernel for them.
+    """
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h / stride, w / stride)."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
+class DepthwiseConv2d(WeightsType, nn.Conv2d):
+    """A convolution of each channel alone."""
+
+
+class DepthwiseConv2dSame(WeightsType, Conv2dSame):
+    """The same, padded as TensorFlow does."""
+
+
+DEPTHWISE = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
 
 
 def efficientnet_layers(num_channels: int, stages: int) -> nn.Sequential:
@@ -23,4 +52,8 @@ def efficientnet_layers(num_channels: int, stages: int) -> nn.Sequential:
         1 + `stages` layers on maps (B, C, h, w); `WIDTHS` and `STRIDES` say what comes out of each.
     """
     network = tf_efficientnet_lite0(in_chans=num_channels, num_classes=0)
-    return nn.Sequential(nn.Sequential(network.conv_stem, network.bn1), *network.blocks[:stages])
+    layers = nn.Sequential(nn.Sequential(network.conv_stem, network.bn1), *network.blocks[:stages])
+    for module in layers.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.__class__ = DEPTHWISE[type(module)]
+    return layers
