@@ -38,7 +38,7 @@ MAP_TERMS = {task: task for task in TASKS} | {"heatmap_keypoints": "heatmaps"}
 # Keys of an entry that are not the reader's.
 COMMON = {"name", "weight", "labels", "part", "augmentation", "check"}
 # Keys of an entry on disk that are the crops', with their values where they are left out.
-CROP_OPTIONS = {"box_scale": 1.2, "negatives": 0.0}
+CROP_OPTIONS = {"box_scale": 1.2, "negatives": 0.0, "sides": True}
 
 
 def build_training_data(
@@ -104,7 +104,7 @@ def build_entry(
     Args:
         entry: name: of a data set (`registry.READERS`) or "synthetic"; labels: those to use, by default all that have a
             loss weight, or false for self-supervision alone; check: false to skip the check of all labels; and for data
-            on disk root, split, part (see `Subset`), augmentation, box_scale and negatives (see `HandCrops`) and
+            on disk root, split, part (see `Subset`), augmentation, box_scale, negatives and sides (see `HandCrops`) and
             further arguments of the reader; for synthetic ones samples, seed, negatives, variety, first,
             new_each_epoch, render.
         where: Its place in the recipe, for messages.

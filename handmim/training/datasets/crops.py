@@ -46,6 +46,9 @@ class HandCrops(HandItems):
             warp and is for models with a mask loss.
         negatives: Share of samples of known side that are shown as a left hand, which teaches the score: `hand` is 0.0,
             and there is no other label.
+        sides: Whether samples teach the score at all. False for pictures that show most hands from the palm, or most
+            from the back: which way the thumb points is enough to tell their mirror images, and the network then takes
+            hands seen from the other side for those of the other side of the body.
 
     Items have, beside the labels, `hand`: 1.0 if the sample's side is known (the crop then shows a right hand).
     """
@@ -60,15 +63,16 @@ class HandCrops(HandItems):
         box_scale: float = 1.2,
         labels: Sequence[str] | None = None,
         negatives: float = 0.0,
+        sides: bool = True,
     ) -> None:
         super().__init__()
-        if not 0 <= negatives <= 1:
-            raise ValueError(f"negatives must be a share in [0, 1], got {negatives}")
+        if not 0 <= negatives <= 1 or (negatives and not sides):
+            raise ValueError(f"negatives must be a share in [0, 1], and 0 without sides, got {negatives}, {sides}")
         unknown = set(labels or ()) - set(TRAINING_LABELS)
         if unknown:
             raise ValueError(f"labels must be of {', '.join(TRAINING_LABELS)}, got {', '.join(sorted(unknown))}")
         self.reader, self.size, self.augmentation, self.seed = reader, size, augmentation, seed
-        self.box_scale, self.negatives = box_scale, negatives
+        self.box_scale, self.negatives, self.sides = box_scale, negatives, sides
         self.labels = tuple(LABEL_SHAPES if labels is None else labels)
 
     def __len__(self) -> int:
@@ -113,7 +117,7 @@ class HandCrops(HandItems):
         labels = place.labels({name: value for name, value in sample.labels.items() if name in self.labels})
         if sample.load_mask is not None and "mask" in self.labels:
             labels["mask"] = torch.from_numpy(warp_mask(sample.load_mask(), place.affine.numpy(), self.size))
-        labels["hand"] = torch.tensor(math.nan if sample.handedness is None else 1.0)
+        labels["hand"] = torch.tensor(1.0 if self.sides and sample.handedness is not None else math.nan)
         return labels
 
     def _pixels(self, image: LoadedImage, affine: np.ndarray, generator: np.random.Generator) -> Tensor:

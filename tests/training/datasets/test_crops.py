@@ -165,6 +165,17 @@ def test_negatives_show_the_hand_as_a_left_one(tmp_path):
         HandCrops(reader, 32, negatives=2.0)
 
 
+def test_crops_need_not_teach_sides(tmp_path):
+    Image.new("RGB", (60, 60)).save(tmp_path / "picture.png")
+    points = np.random.default_rng(1).uniform(10, 50, (21, 2)).astype(np.float32)
+    sample = HandSample("a", tmp_path / "picture.png", labels={"keypoints_2d": points}, handedness="left")
+    reader = ListReader([sample], tmp_path)
+    labels, plain = (HandCrops(reader, 32, sides=sides)[0]["labels"] for sides in (False, True))
+    assert plain["hand"] == 1 and labels["hand"].isnan() and labels["keypoints_2d"].equal(plain["keypoints_2d"])
+    with pytest.raises(ValueError, match="0 without sides"):
+        HandCrops(reader, 32, sides=False, negatives=0.1)
+
+
 def test_persistent_workers_see_the_epoch(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (220, 300, 3), np.uint8)
     crops = HandCrops(ListReader([sample_of(tmp_path, pixels)] * 2), SIZE, augmentation=Augmentation())
