@@ -101,7 +101,9 @@ def apply_settings(recipe: dict[str, Any], settings: Iterable[str]) -> None:
         parent: Any = recipe
         for key in keys[:-1]:
             if isinstance(parent, dict):
-                parent = parent.setdefault(key, {})
+                if parent.get(key) is None:  # also what a recipe takes from its base by null
+                    parent[key] = {}
+                parent = parent[key]
             else:
                 parent = parent[_position(parent, key, setting)]
         if isinstance(parent, dict):

@@ -208,6 +208,11 @@ class TestPreparing:
         recipe = prepare_recipe("table1-vit-small", {"freihand": "/other"})
         assert recipe["data"][0]["root"] == recipe["validation"]["root"] == "/other"
 
+    def test_a_value_below_what_is_left_out(self):
+        recipe = {"model": {"loss_weights": None}}
+        apply_settings(recipe, ["model.loss_weights.score=0.3", "release.dtype=float16"])
+        assert recipe == {"model": {"loss_weights": {"score": 0.3}}, "release": {"dtype": "float16"}}
+
     def test_short_numbers_are_numbers(self, tmp_path):
         recipe = {"training": {}}
         apply_settings(recipe, ["training.a=5e-4", "training.b=-1E3", "training.c=e4", "training.d=1e"])
