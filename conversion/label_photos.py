@@ -3,9 +3,10 @@ r"""Labels for photographs of single hands that have none: 21 keypoints and the 
     python conversion/label_photos.py FOLDER [--split NAME] [--confidence 0.9]
 
 writes FOLDER/NAME.jsonl in the form of `handmim/training/datasets/folder.py`, so that a recipe can train on them
-(`name: folder`). They are another network's guesses, not annotations: every line says so in `info`, and they are for
-training only. Needs MediaPipe before 0.10.30, which carries its models, and neither torch nor handmim: it may run in an
-environment of its own.
+(`name: folder`), and, of the hands that clearly show their palm or their back, NAME-palm.jsonl and NAME-back.jsonl: who
+learns sides wants as many of each. They are another network's guesses, not annotations: every line says so in `info`,
+and they are for training only. Needs MediaPipe before 0.10.30, which carries its models, and neither torch nor handmim:
+it may run in an environment of its own.
 
 A picture is left out if no hand, several hands or a hand of an unsure side are found, or if the keypoints lie beyond
 the picture; the count of each is printed.
@@ -24,6 +25,7 @@ from PIL import Image
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MARGIN = 0.3  # of the side, added around: MediaPipe misses hands that fill the picture
 SMALLEST, OUTSIDE = 0.15, 0.05  # of the side: the hand's extent, and how far beyond the picture a keypoint may lie
+EDGE = 0.03  # of the square of the hand's extent: twice the area between wrist and outer knuckles
 
 
 def main() -> None:
@@ -38,6 +40,7 @@ def main() -> None:
         static_image_mode=True, max_num_hands=2, model_complexity=1, min_detection_confidence=0.5
     )
     lines, counts = [], Counter()
+    views: dict[str, list[str]] = {"palm": [], "back": []}
     for path in sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
@@ -47,10 +50,15 @@ def main() -> None:
             name = path.relative_to(args.folder).as_posix()
             guess = f"guess of MediaPipe {mediapipe.__version__}"
             lines.append(json.dumps({"image": name, **found, "info": guess}))
-    target = args.folder / f"{args.split}.jsonl"
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, target)
+            view = seen_from(np.array(found["keypoints_2d"]), found["handedness"])
+            if view is not None:
+                views[view].append(lines[-1])
+                counts[f"of these from the {view}"] += 1
+    for name, chosen in ((args.split, lines), *((f"{args.split}-{view}", part) for view, part in views.items())):
+        target = args.folder / f"{name}.jsonl"
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
+        os.replace(temporary, target)
     print(", ".join(f"{count} {what}" for what, count in counts.most_common()))
 
 
@@ -83,6 +91,20 @@ def label(pixels: np.ndarray, detector: Any, confidence: float) -> dict[str, Any
     # MediaPipe names sides as in a mirror
     handedness = {"Left": "right", "Right": "left"}[side.label]
     return {"handedness": handedness, "keypoints_2d": points.round(2).tolist()}
+
+
+def seen_from(points: np.ndarray, handedness: str) -> str | None:
+    """ "palm" or "back", whichever the camera sees; None from the edge.
+
+    Args:
+        points: (21, 2) pixels, y down.
+        handedness: "left" or "right".
+    """
+    index, little = points[[5, 17]] - points[0]  # knuckles
+    turn = (index[0] * little[1] - index[1] * little[0]) / np.ptp(points, axis=0).max() ** 2
+    if abs(turn) < EDGE:
+        return None
+    return "back" if (turn > 0) == (handedness == "right") else "palm"
 
 
 if __name__ == "__main__":

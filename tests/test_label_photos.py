@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conversion.label_photos import MARGIN, label
+from conversion.label_photos import MARGIN, label, seen_from
 
 PIXELS = np.zeros((80, 100, 3), np.uint8)
 PAD = round(MARGIN * 100)
@@ -43,3 +43,15 @@ def test_doubtful_hands_are_left_out(points: np.ndarray) -> None:
     assert label(PIXELS, Detector(points, score=0.8), 0.9) == "of an unsure side"
     assert label(PIXELS, Detector(points + [30, 0]), 0.9) == "with a hand beyond the border"
     assert label(PIXELS, Detector(points / 10), 0.9) == "with a small hand"
+
+
+def test_palms_and_backs_are_told_apart() -> None:
+    """Fingers up, palm to the camera: the thumb of a right hand is on the right of the picture."""
+    points = np.zeros((21, 2))
+    points[0], points[5], points[17], points[12] = [50, 90], [60, 50], [40, 50], [50, 10]
+    flipped, turned = points * [-1, 1] + [100, 0], points * [-1, -1] + [100, 100]
+    for seen in (points, turned):
+        assert seen_from(seen, "right") == "palm" and seen_from(seen, "left") == "back"
+    assert seen_from(flipped, "right") == "back" and seen_from(flipped, "left") == "palm"
+    points[5], points[17] = [51, 50], [50, 50]
+    assert seen_from(points, "right") is None

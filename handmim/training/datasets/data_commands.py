@@ -41,8 +41,8 @@ def data_info(args: argparse.Namespace) -> int:
         0 if the split that was asked for can be read; without one, if nothing that any split needs is missing.
     """
     reader = reader_class(args.name)
-    if args.split is not None and args.split not in reader.splits:
-        raise DataError(f"split of {args.name} must be one of {', '.join(reader.splits)}, got {args.split!r}")
+    if args.split is not None:
+        reader.check_split(args.split)
     if not args.root.is_dir():
         raise DataError(f"{args.root} is not a folder; give the root of {reader.title}: {reader.homepage}")
     print(f"{reader.title} ({args.name}), {reader.homepage}")

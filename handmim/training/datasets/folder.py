@@ -40,8 +40,8 @@ Example: two hands of one photo, one with all keypoints and a box, one with some
     {"image": "images/0002.jpg", "handedness": "right", "intrinsics": [[615, 0, 320], [0, 615, 240], [0, 0, 1]],
      "joints": [[0.012, 0.034, 0.512], ...], "mask": "masks/0002.png"}
 
-(each on one line). Other label files beside it are splits: `train.jsonl`, `val.jsonl`, `test.jsonl`. A script of ten
-lines makes the file from whatever one has::
+(each on one line). Other label files beside it are splits: `train.jsonl`, `val.jsonl`, `test.jsonl`, and parts of any,
+such as `train-night.jsonl`. A script of ten lines makes the file from whatever one has::
 
     import json
 
@@ -56,6 +56,7 @@ Then `handmim check-data mydata --images` finds what is wrong with it, by line a
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -70,6 +71,7 @@ from .label_checks import project_points
 from .sample import LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample, Part
 
 MAX_VERTICES_BYTES = 2**20
+_PART_OF_SPLIT = re.compile(r"(labels|train|val|test)-\w+")
 _ROTATIONS = ("global_orient", "hand_pose")
 _ARRAYS = (*LABEL_SHAPES, "box", "intrinsics", "visibility")
 
@@ -121,6 +123,10 @@ class LabelledFolder(HandReader):
         found = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in root.rglob("*"))
         parts.append(Part("**/*", "pictures and masks in all folders", found, required=False))
         return parts
+
+    @classmethod
+    def has_split(cls, split: str) -> bool:
+        return split in cls.splits or bool(_PART_OF_SPLIT.fullmatch(split))
 
     @classmethod
     def splits_in(cls, root: Path) -> list[str]:

@@ -106,8 +106,7 @@ class HandReader(ABC, Sequence[HandSample]):
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         self.root = Path(root)
         self.split = self.splits[0] if split is None else split
-        if self.split not in self.splits:
-            raise DataError(f"split of {self.name} must be one of {', '.join(self.splits)}, got {split!r}")
+        self.check_split(self.split)
         if not self.root.is_dir():
             raise DataError(f"{self.root}, the root of {self.name}, is not a folder")
 
@@ -115,6 +114,17 @@ class HandReader(ABC, Sequence[HandSample]):
     @abstractmethod
     def contents(cls, root: Path) -> list[Part]:
         """What of the official layout is there and what is missing; never raises for a missing part."""
+
+    @classmethod
+    def has_split(cls, split: str) -> bool:
+        """Whether the layout knows a split of that name."""
+        return split in cls.splits
+
+    @classmethod
+    def check_split(cls, split: str) -> None:
+        """Raises DataError for the name of no split."""
+        if not cls.has_split(split):
+            raise DataError(f"split of {cls.name} must be one of {', '.join(cls.splits)}, got {split!r}")
 
     @classmethod
     def splits_in(cls, root: Path) -> list[str]:

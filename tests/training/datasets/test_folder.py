@@ -77,6 +77,15 @@ def test_further_hands_of_a_picture_are_numbered(tmp_path: Path) -> None:
         LabelledFolder(tmp_path / "data")
 
 
+def test_splits_have_parts(tmp_path: Path) -> None:
+    lines = write_folder(tmp_path / "data", "train")
+    write_lines(tmp_path / "data/train-night_2.jsonl", lines[:1])
+    assert len(LabelledFolder(tmp_path / "data", "train-night_2")) == 1
+    for split in ("night", "train-", "train-../../x", "train-a/b"):
+        with pytest.raises(DataError, match="split of folder must be one of labels, train, val, test"):
+            LabelledFolder(tmp_path / "data", split)
+
+
 def test_vertices_may_lie_in_a_file(tmp_path: Path) -> None:
     lines = write_folder(tmp_path / "data")
     np.save(tmp_path / "data/mesh.npy", np.array(lines[0]["vertices"]))
