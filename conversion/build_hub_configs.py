@@ -104,6 +104,8 @@ def recipe_config(name: str, pretrained: HandMIMConfig | None = None) -> PreTrai
     if "size" in section:
         return HandMIMConfig.from_size(section["size"], **fields)
     config = copy.deepcopy(pretrained)
+    if "loss_weights" in fields:  # a recipe names those that it changes
+        fields["loss_weights"] = config.loss_weights | fields["loss_weights"]
     return type(config)(**(config_fields(config) | fields))
 
 
