@@ -30,6 +30,9 @@ class HandDetector(Protocol):
         refine: whether its boxes only say where to start looking: then they are cut out as they are, without a margin,
             and the crop is refined. A detector without this attribute has found the hands. One whose boxes are rough
             may in addition have `refinements`, how often crops are moved to the hands that they show.
+
+    One that may be mistaken can let a mesh network judge: `candidates(image)` gives more than `detect` does, and
+    `accepts(detection_score, hand_score)` says which of them are hands, see `open_detector`.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """The package's own hand detector. Nothing heavy is imported before it looks at its first picture."""
 
+import math
 import os
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 from .hand_boxes import Detection, Side, clip_box
 
 EMBEDDED_DETECTOR = Path(__file__).parent / "assets" / "hand-detector-tiny-open"
+# How much a mesh network's log odds that it sees a hand count beside the detector's own; and from which share of its
+# least score on the detector names candidates. Chosen on rendered scenes (tests/benchmarks/README.md).
+MESH_WEIGHT, CANDIDATE_SHARE = 0.3, 2 / 3
 SIDES: tuple[Side | None, ...] = ("left", "right", None)  # by label, see `image_processing_hand_detector`
 
 
@@ -35,12 +39,32 @@ class OpenHandDetector:
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """See `detection.HandDetector.detect`."""
+        return self._find(image, self._least_score)
+
+    def candidates(self, image: np.ndarray) -> list[Detection]:
+        """The same, and what is a little less likely a hand; `accepts` tells which are hands."""
+        return self._find(image, CANDIDATE_SHARE * self._least_score)
+
+    def accepts(self, detection_score: float, hand_score: float) -> bool:
+        """Whether a candidate is a hand, given what a mesh network says of its crop.
+
+        Args:
+            detection_score: of the candidate, in (0, 1).
+            hand_score: of the mesh network: that the crop shows a hand of the side it is taken for, in [0, 1].
+        """
+        return _log_odds(detection_score) + MESH_WEIGHT * _log_odds(hand_score) >= _log_odds(self._least_score)
+
+    @property
+    def _least_score(self) -> float:
+        return self._network[1].min_score if self.min_score is None else self.min_score
+
+    def _find(self, image: np.ndarray, least_score: float) -> list[Detection]:
         import torch
 
         model, processor = self._network
         with torch.inference_mode():
             outputs = model(processor(image, return_tensors="pt")["pixel_values"])
-        (found,) = processor.post_process_object_detection(outputs, self.min_score, [image.shape[:2]])
+        (found,) = processor.post_process_object_detection(outputs, least_score, [image.shape[:2]])
         rows = zip(*(found[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)
         detections = [(clip_box(np.array(box), image), SIDES[label], score) for box, label, score in rows]
         return [Detection(box, side, score) for box, side, score in detections if box is not None]
@@ -56,6 +80,11 @@ class OpenHandDetector:
 
         model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
         return model, HandDetectorImageProcessor.from_pretrained(self.source)
+
+
+def _log_odds(chance: float) -> float:
+    chance = min(max(chance, 1e-6), 1 - 1e-6)
+    return math.log(chance / (1 - chance))
 
 
 __all__ = ["OpenHandDetector"]

@@ -1,15 +1,15 @@
 """The "hand-mesh-estimation" pipeline: pictures in, hands in the pictures' own frame out.
 
-Find the hands, crop, run the network on all crops of a batch at once, bring the results back. Where only "somewhere in
-this picture" is known the crop is refined: predict, crop again around the predicted hand, predict again, and keep the
-estimate that scores best.
+Find the hands, crop, run the network on all crops of a batch at once, bring the results back. Of what a detector is not
+sure of the network's score decides. Where only "somewhere in this picture" is known the crop is refined: predict, crop
+again around the predicted hand, predict again, and keep the estimate that scores best.
 """
 
 import importlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import GeneratorType
 from typing import Any
 
@@ -56,6 +56,7 @@ class Job:
         intrinsics: (3, 3) float64, pixels.
         intrinsics_source: "given", "exif" or "default".
         refinements: how often crops are moved to the hands that they show, since the boxes are rough.
+        doubts: the detector's score of each box, of candidates that the network has to confirm; None: all are hands.
     """
 
     image: LoadedImage
@@ -64,6 +65,7 @@ class Job:
     intrinsics: np.ndarray
     intrinsics_source: str
     refinements: int = 0
+    doubts: list[float] | None = None
 
 
 class HandMeshPipeline(Pipeline):
@@ -164,31 +166,47 @@ class HandMeshPipeline(Pipeline):
         """Read one picture, check its boxes, or find them."""
         request = _request(inputs).load()
         intrinsics, source = resolve_intrinsics(request.image, request.intrinsics)
-        if request.boxes is not None:
-            boxes, _ = resolve_boxes(request, self.image_processor.box_scale)
-            sides, refinements = resolve_handedness(request.handedness, len(boxes), None), 0
-        else:
-            boxes, sides, refinements = self._detect(request)
-        return {"jobs": [Job(request.image, boxes, sides, intrinsics, source, refinements)]}
+        if request.boxes is None:
+            return {"jobs": [self._detect(request, intrinsics, source)]}
+        boxes, _ = resolve_boxes(request, self.image_processor.box_scale)
+        sides = resolve_handedness(request.handedness, len(boxes), None)
+        return {"jobs": [Job(request.image, boxes, sides, intrinsics, source)]}
 
-    def _detect(self, request: HandRequest) -> tuple[np.ndarray, list[str | None], int]:
-        """Boxes (N, 4) and sides of the hands in a picture, and how often they are to be refined.
+    def _detect(self, request: HandRequest, intrinsics: np.ndarray, source: str) -> Job:
+        """A picture with what may be its hands.
 
         Boxes that are only a place to start are cut out as they are, without the margin that the processor adds: the
-        crop of a whole picture should hold the picture and nothing around it.
+        crop of a whole picture should hold the picture and nothing around it. Hands of a side that is given are not
+        doubted: the network's score is of that side alone.
         """
-        detections = self.detector.detect(request.image.pixels)
+        judged = hasattr(self.detector, "candidates") and request.handedness is None and self._scores
+        detections = (self.detector.candidates if judged else self.detector.detect)(request.image.pixels)
         boxes = np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
         known = resolve_handedness(request.handedness, len(detections), None)
         sides = [side or detection.handedness for side, detection in zip(known, detections, strict=True)]
         refine = bool(getattr(self.detector, "refine", False))
-        refinements = int(getattr(self.detector, "refinements", REFINEMENTS if refine else 0))
-        return scaled(boxes, 1 / self.image_processor.box_scale) if refine else boxes, sides, refinements
+        return Job(
+            request.image,
+            scaled(boxes, 1 / self.image_processor.box_scale) if refine else boxes,
+            sides,
+            intrinsics,
+            source,
+            refinements=int(getattr(self.detector, "refinements", REFINEMENTS if refine else 0)),
+            doubts=[detection.score for detection in detections] if judged else None,
+        )
+
+    @property
+    def _scores(self) -> bool:
+        """Whether the network says how sure it is that it sees a hand."""
+        return bool(getattr(self.model.config, "score_head", False))
 
     def _forward(self, model_inputs: dict[str, list[Job]], maps: bool = True) -> dict[str, Any]:
         """All pictures of a batch: `jobs` -> `hands`, a list of dicts for each."""
-        jobs = model_inputs["jobs"]
+        jobs = list(model_inputs["jobs"])
         hands = self._estimate(jobs, maps)
+        for index, job in enumerate(jobs):
+            if job.doubts is not None:
+                jobs[index], hands[index] = self._confirmed(job, hands[index])
         latest = dict(enumerate(hands))
         for done in range(max((job.refinements for job in jobs), default=0)):
             rough = [index for index, job in enumerate(jobs) if job.refinements > done]
@@ -197,6 +215,13 @@ class HandMeshPipeline(Pipeline):
             for index, found in latest.items():
                 hands[index] = [better(*pair) for pair in zip(hands[index], found, strict=True)]
         return {"hands": hands}
+
+    def _confirmed(self, job: Job, hands: list[dict[str, Any]]) -> tuple[Job, list[dict[str, Any]]]:
+        """Of a picture's candidates those that detector and network together take for hands."""
+        pairs = zip(job.doubts or (), hands, strict=True)
+        kept = [row for row, (doubt, hand) in enumerate(pairs) if self.detector.accepts(doubt, hand["score"])]
+        sides = [job.sides[row] for row in kept]
+        return replace(job, boxes=job.boxes[kept], sides=sides, doubts=None), [hands[row] for row in kept]
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """The hands of one picture."""
@@ -221,7 +246,7 @@ class HandMeshPipeline(Pipeline):
 
     def _estimate(self, jobs: list[Job], maps: bool) -> list[list[dict[str, Any]]]:
         """One pass over all boxes of all pictures; a box without a side is tried as both and the likelier kept."""
-        unknown = ["right", "left"] if getattr(self.model.config, "score_head", False) else ["right"]
+        unknown = ["right", "left"] if self._scores else ["right"]
         images, boxes, sides, cameras, owners = [], [], [], [], []
         for index, job in enumerate(jobs):
             tries = [(row, side) for row, known in enumerate(job.sides) for side in ([known] if known else unknown)]

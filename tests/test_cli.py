@@ -139,10 +139,10 @@ def test_a_failing_picture_does_not_stop_its_batch(predict, tmp_path: Path, caps
 
     original = HandMeshPipeline._detect
 
-    def moody(self, request):
+    def moody(self, request, *camera):
         if request.image.size == (64, 64):
             raise InputError("no square pictures")
-        return original(self, request)
+        return original(self, request, *camera)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HandMeshPipeline, "_detect", moody)

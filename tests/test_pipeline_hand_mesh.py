@@ -238,6 +238,34 @@ def test_rough_boxes_have_a_margin_and_a_second_look() -> None:
     assert [len(hands) for hands in found] == [1, 0]
 
 
+def test_the_network_judges_what_a_detector_doubts() -> None:
+    class Doubtful:
+        name, refine, refinements = "doubtful", False, 1
+
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            return self.candidates(image)[:1]
+
+        def candidates(self, image: np.ndarray) -> list[Detection]:
+            boxes = np.array([[5.0, 5, 50, 50], [40, 30, 90, 80], [20, 20, 60, 60]])
+            return [Detection(box, "right", score) for box, score in zip(boxes, (0.9, 0.4, 0.3), strict=True)]
+
+        def accepts(self, detection_score: float, hand_score: float) -> bool:
+            return detection_score + hand_score > 0.9
+
+    def scores(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([-9.0, -9.0, 9.0])[: len(pixels)]
+
+    finder = stub_model(detector=Doubtful(), right=scores)
+    found = finder.pipeline(picture())
+    np.testing.assert_allclose([hand["score"] for hand in found], [0, 1], atol=1e-3)
+    np.testing.assert_allclose(found[1]["box"], [20, 20, 60, 60])
+    assert finder.pipeline.model.batches == [3, 2]  # what is no hand is not looked at again
+    assert len(finder.pipeline(picture(), handedness="right")) == 1
+    unscored = stub_model(detector=Doubtful())
+    unscored.pipeline.model.config.score_head = False
+    assert len(unscored.pipeline(picture())) == 1
+
+
 def test_pipeline_function_knows_the_task(tiny_checkpoint: Path) -> None:
     task = pipeline("hand-mesh-estimation", model=str(tiny_checkpoint), detector="whole-image")
     assert isinstance(task, HandMeshPipeline)

@@ -1,20 +1,24 @@
 """How many hands of rendered scenes our detector finds, by their size, with and without the people they belong to.
 
-    python tests/benchmarks/detector_scenes.py [--detector FOLDER ...] [--scenes 512] [--size 480]
+    python tests/benchmarks/detector_scenes.py [--detector FOLDER ...] [--model DIR|embedded] [--scenes 512]
 
-Scenes of one, four and nine tiles and of any framing, as in training but of another seed, rendered larger than any
-detector's input and shown to each at its own size. A hand is found if a box of its picture overlaps its own by half of
-their union; false positives overlap no hand by a fifth. "Up to" is the longer side of a hand's box over the picture's.
+Scenes of one, four and nine tiles and of any framing, as in training but of another seed, rendered larger (`--size`)
+than any detector's input and shown to each at its own size. A hand is found if a box of its picture overlaps its own by
+half of their union; false positives overlap no hand by a fifth. "Up to" is the longer side of a hand's box over the
+picture's. With `--model` there is a second row for each detector: of its candidates those that it accepts after the
+mesh network has seen them, in the detector's own boxes.
 """
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from hand_detection import BESIDE, MATCHED
+from hand_detection import BESIDE, MATCHED, Detect
 
+from handmim import HandMIM
 from handmim.evaluation.report import table
 from handmim.hand_boxes import Detection, overlap_of
 from handmim.open_detector import EMBEDDED_DETECTOR, OpenHandDetector
@@ -29,22 +33,41 @@ VARIETIES = {"hands": {"base": "scene"}, "people": {"base": "scene", "persons": 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detector", type=Path, nargs="+", default=[EMBEDDED_DETECTOR], help="folders")
+    parser.add_argument("--model", help="mesh checkpoint, folder or Hub id, or 'embedded'")
     parser.add_argument("--scenes", type=int, default=512, help="of each kind")
     parser.add_argument("--size", type=int, default=480, help="px; a multiple of 48")
     args = parser.parse_args()
     for kind, variety in VARIETIES.items():
         scenes = HandScenes(args.scenes, seed=SEED, size=args.size, variety=variety)
-        found: dict[Path, list[list[Detection]]] = {folder: [] for folder in args.detector}
-        detectors = {folder: OpenHandDetector(folder) for folder in args.detector}
+        methods = {name: detect for folder in args.detector for name, detect in methods_of(folder, args.model)}
+        found: dict[str, list[list[Detection]]] = {name: [] for name in methods}
         items = []
         for start in range(0, args.scenes, 16):
             for item in scenes.__getitems__(list(range(start, min(start + 16, args.scenes)))):
                 pixels = item.pop("pixel_values").permute(1, 2, 0).add(1).mul(127.5).round().byte().numpy()
                 items.append(item)
-                for folder, detector in detectors.items():
-                    found[folder].append(detector.detect(pixels))
-        rows = {folder.name: recalls(items, found[folder], args.size) for folder in args.detector}
+                for name, detect in methods.items():
+                    found[name].append(detect(pixels))
+        rows = {name: recalls(items, hands, args.size) for name, hands in found.items()}
         print(f"{args.scenes} scenes of {kind}\n{table(rows, tuple(next(iter(rows.values()))))}\n", flush=True)
+
+
+def methods_of(folder: Path, model: str | None) -> list[tuple[str, Detect]]:
+    """A detector alone and, if there is a mesh checkpoint, with its judgement."""
+    detector = OpenHandDetector(folder)
+    alone = [(folder.name, detector.detect)]
+    if model is None:
+        return alone
+    mesh = HandMIM.from_pretrained(None if model == "embedded" else model, detector="none")
+    return [*alone, (f"{folder.name}, judged", partial(judged, detector, mesh))]
+
+
+def judged(detector: OpenHandDetector, mesh: HandMIM, image: np.ndarray) -> list[Detection]:
+    """The candidates that are accepted, as the pipeline does it, but not moved to where the mesh is."""
+    found = detector.candidates(image)
+    hands = mesh(image, boxes=[hand.box for hand in found]) if found else []
+    pairs = zip(found, hands, strict=True)
+    return [candidate for candidate, hand in pairs if detector.accepts(candidate.score, hand.score)]
 
 
 def recalls(items: Sequence[Item], found: Sequence[list[Detection]], size: int) -> dict[str, float]:
