@@ -20,7 +20,7 @@ from transformers import BatchFeature, Pipeline
 
 from .detection import HandDetector, resolve_detector
 from .errors import InputError, ModelError
-from .hand_boxes import JOINT_MARGIN, box_around, clip_box
+from .hand_boxes import JOINT_MARGIN, box_around, clip_box, overlap_of
 from .hand_maps import map_names
 from .image_processing_handmim import (
     HandRequest,
@@ -40,6 +40,8 @@ MAX_CROPS = 64
 # Two halvings are enough for a hand that fills a third of the picture.
 REFINEMENTS = 2
 MIN_REFINED_PART = 0.5
+# Two hands of one side whose boxes share more of their union than this are one.
+SAME_HAND = 0.6
 RESULT_NAMES = (
     "vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas", "translation", "score_logits"
 )  # fmt: skip
@@ -56,6 +58,7 @@ class Job:
         intrinsics: (3, 3) float64, pixels.
         intrinsics_source: "given", "exif" or "default".
         refinements: how often crops are moved to the hands that they show, since the boxes are rough.
+        detected: whether boxes are a detector's, so that a hand may have several.
         doubts: the detector's score of each box, of candidates that the network has to confirm; None: all are hands.
     """
 
@@ -65,6 +68,7 @@ class Job:
     intrinsics: np.ndarray
     intrinsics_source: str
     refinements: int = 0
+    detected: bool = False
     doubts: list[float] | None = None
 
 
@@ -192,6 +196,7 @@ class HandMeshPipeline(Pipeline):
             intrinsics,
             source,
             refinements=int(getattr(self.detector, "refinements", REFINEMENTS if refine else 0)),
+            detected=True,
             doubts=[detection.score for detection in detections] if judged else None,
         )
 
@@ -214,7 +219,7 @@ class HandMeshPipeline(Pipeline):
             latest = dict(zip(rough, self._estimate(nearer, maps), strict=True))
             for index, found in latest.items():
                 hands[index] = [better(*pair) for pair in zip(hands[index], found, strict=True)]
-        return {"hands": hands}
+        return {"hands": [distinct(some) if job.detected else some for job, some in zip(jobs, hands, strict=True)]}
 
     def _confirmed(self, job: Job, hands: list[dict[str, Any]]) -> tuple[Job, list[dict[str, Any]]]:
         """Of a picture's candidates those that detector and network together take for hands."""
@@ -330,6 +335,21 @@ def better(early: dict[str, Any], late: dict[str, Any]) -> dict[str, Any]:
     if early["score"] is None or late["score"] is None:
         return late
     return late if late["score"] >= early["score"] else early
+
+
+def distinct(hands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A picture's hands, each once: boxes that lay apart may lead to one hand.
+
+    Of two of the same side whose joints lie in boxes that share more than `SAME_HAND` of their union the one with the
+    higher score stays; without scores the one that the detector is surer of.
+    """
+    boxes = [box_around(hand["keypoints_2d"].astype(np.float64)) for hand in hands]
+    kept: list[int] = []
+    for row in sorted(range(len(hands)), key=lambda row: -(hands[row]["score"] or 0.0)):
+        same = (other for other in kept if hands[other]["handedness"] == hands[row]["handedness"])
+        if not any(overlap_of(boxes[row], boxes[other]) > SAME_HAND for other in same):
+            kept.append(row)
+    return [hands[row] for row in sorted(kept)]
 
 
 def scaled(boxes: np.ndarray, factor: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
 from handmim.hand_boxes import Detection
-from handmim.pipeline_hand_mesh import hand_box
+from handmim.pipeline_hand_mesh import distinct, hand_box
 
 WIDTH, HEIGHT = 160, 120
 CAMERA = np.array([[180.0, 0, 70], [0, 180, 66], [0, 0, 1]])
@@ -264,6 +264,28 @@ def test_the_network_judges_what_a_detector_doubts() -> None:
     unscored = stub_model(detector=Doubtful())
     unscored.pipeline.model.config.score_head = False
     assert len(unscored.pipeline(picture())) == 1
+
+
+def test_a_hand_is_given_once() -> None:
+    points = np.random.default_rng(0).uniform(0, 100, (21, 2)).astype(np.float32)
+    moved = points + np.float32([10, 0])
+    rows = [("right", 0.6, points), ("right", 0.9, moved), ("left", 0.2, points), ("right", 0.1, points + 80)]
+    hands = [{"handedness": side, "score": score, "keypoints_2d": place} for side, score, place in rows]
+    assert distinct(hands) == hands[1:]
+    unscored = [hand | {"score": None} for hand in hands]
+    assert distinct(unscored) == [unscored[0], *unscored[2:]] and distinct([]) == []
+    lost = [hand | {"keypoints_2d": points * np.nan} for hand in hands[:2]]
+    assert distinct(lost) == lost
+
+    class Twice:
+        name, refine = "twice", False
+
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            return [Detection(np.array([20.0, 20, 90, 80]), "right")] * 2
+
+    finder = stub_model(detector=Twice())
+    assert len(finder.pipeline(picture())) == 1
+    assert len(finder.pipeline(picture(), boxes=[[20, 20, 90, 80]] * 2)) == 2  # who asks twice is answered twice
 
 
 def test_pipeline_function_knows_the_task(tiny_checkpoint: Path) -> None:

@@ -6,7 +6,7 @@ r"""Where are the hands: our detector, the whole picture with refinements, and M
 
 Recall is the share of known hands whose box a found one overlaps by half of their union; a false positive overlaps no
 known hand by a fifth, whether the photo has unlabelled hands or not. Sides count on hands that are found; for our
-detector there is a second row, in which the mesh model says what the detector is not certain of. `--no-hands` adds a
+detector there is a second row, of what the front door gives: the mesh model judges candidates and says sides. `--no-hands` adds a
 folder of photos that show none. Pictures a second are of one process with all of its threads, from pixels to boxes.
 `--out` writes what `conversion/build_model_cards.py` makes a card of.
 """
@@ -63,7 +63,7 @@ def main() -> None:
         ours._network[1].size = {"height": args.size, "width": args.size}
     model = None if args.model == "embedded" else args.model
     mesh = HandMIM.from_pretrained(model, detector=ours)
-    methods: dict[str, Detect] = {"open": ours.detect, "open, sides by the mesh": lambda image: through(mesh, image)}
+    methods: dict[str, Detect] = {"open": ours.detect, "open, with the mesh": lambda image: through(mesh, image)}
     if not args.only_ours:
         whole = HandMIM.from_pretrained(model, detector=WholeImage())
         methods["whole picture, refined"] = lambda image: through(whole, image)
