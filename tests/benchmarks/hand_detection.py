@@ -6,9 +6,9 @@ r"""Where are the hands: our detector, the whole picture with refinements, and M
 
 Recall is the share of known hands whose box a found one overlaps by half of their union; a false positive overlaps no
 known hand by a fifth, whether the photo has unlabelled hands or not. Sides count on hands that are found; for our
-detector there is a second row, of what the front door gives: the mesh model judges candidates and says sides. `--no-hands` adds a
-folder of photos that show none. Pictures a second are of one process with all of its threads, from pixels to boxes.
-`--out` writes what `conversion/build_model_cards.py` makes a card of.
+detector there is a second row, of what the front door gives: the mesh model judges candidates and says sides.
+`--no-hands` adds a folder of photos that show none. Pictures a second are of one process with all of its threads, from
+pixels to boxes. `--out` writes what `conversion/build_model_cards.py` makes a card of.
 """
 
 import argparse

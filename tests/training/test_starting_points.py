@@ -7,9 +7,10 @@ from safetensors.torch import save_file
 
 from handmim import HandMIMConfig, HandMIMForMeshEstimation
 from handmim.hand import EMBEDDED_CHECKPOINT
+from handmim.training.freezing import freeze_blocks
 from handmim.training.optim import layer_of, parameter_groups
 from handmim.training.recipe import RecipeError
-from handmim.training.starting_points import build_model, freeze_blocks
+from handmim.training.starting_points import build_model
 
 SMALL = {
     "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 3, "feature_layers": [1], "image_size": 32,
