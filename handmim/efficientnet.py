@@ -53,7 +53,7 @@ def efficientnet_layers(num_channels: int, stages: int) -> nn.Sequential:
     """
     network = tf_efficientnet_lite0(in_chans=num_channels, num_classes=0)
     layers = nn.Sequential(nn.Sequential(network.conv_stem, network.bn1), *network.blocks[:stages])
-    for module in layers.modules():
+    for module in layers.modules():  # the same weights under the same names, computed otherwise
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             module.__class__ = DEPTHWISE[type(module)]
     return layers
