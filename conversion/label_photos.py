@@ -94,7 +94,7 @@ def label(pixels: np.ndarray, detector: Any, confidence: float) -> dict[str, Any
 
 
 def seen_from(points: np.ndarray, handedness: str) -> str | None:
-    """ "palm" or "back", whichever the camera sees; None from the edge.
+    """Which the camera sees, "palm" or "back"; None where it looks at the edge.
 
     Args:
         points: (21, 2) pixels, y down.

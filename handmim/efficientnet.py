@@ -14,7 +14,7 @@ WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320)
 STRIDES = (2, 2, 4, 8, 16, 16, 32, 32)
 
 
-class WeightsType(nn.Module):
+class WeightTypeOnCPU(nn.Module):
     """Mixed into a depthwise convolution: CPUs compute it in the weights' type, whatever autocast says.
 
     In bfloat16 its gradients take them up to twelve times as long, since oneDNN has no kernel for them.
@@ -30,11 +30,11 @@ class WeightsType(nn.Module):
             return super().forward(x.to(self.weight.dtype))
 
 
-class DepthwiseConv2d(WeightsType, nn.Conv2d):
+class DepthwiseConv2d(WeightTypeOnCPU, nn.Conv2d):
     """A convolution of each channel alone."""
 
 
-class DepthwiseConv2dSame(WeightsType, Conv2dSame):
+class DepthwiseConv2dSame(WeightTypeOnCPU, Conv2dSame):
     """The same, padded as TensorFlow does."""
 
 

@@ -183,7 +183,7 @@ class HandMeshPipeline(Pipeline):
         crop of a whole picture should hold the picture and nothing around it. Hands of a side that is given are not
         doubted: the network's score is of that side alone.
         """
-        judged = hasattr(self.detector, "candidates") and request.handedness is None and self._scores
+        judged = hasattr(self.detector, "candidates") and request.handedness is None and self._has_score
         detections = (self.detector.candidates if judged else self.detector.detect)(request.image.pixels)
         boxes = np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
         known = resolve_handedness(request.handedness, len(detections), None)
@@ -201,7 +201,7 @@ class HandMeshPipeline(Pipeline):
         )
 
     @property
-    def _scores(self) -> bool:
+    def _has_score(self) -> bool:
         """Whether the network says how sure it is that it sees a hand."""
         return bool(getattr(self.model.config, "score_head", False))
 
@@ -251,7 +251,7 @@ class HandMeshPipeline(Pipeline):
 
     def _estimate(self, jobs: list[Job], maps: bool) -> list[list[dict[str, Any]]]:
         """One pass over all boxes of all pictures; a box without a side is tried as both and the likelier kept."""
-        unknown = ["right", "left"] if self._scores else ["right"]
+        unknown = ["right", "left"] if self._has_score else ["right"]
         images, boxes, sides, cameras, owners = [], [], [], [], []
         for index, job in enumerate(jobs):
             tries = [(row, side) for row, known in enumerate(job.sides) for side in ([known] if known else unknown)]
