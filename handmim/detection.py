@@ -97,7 +97,7 @@ class HubDetector:
 
     Args:
         model: Hub id or folder.
-        min_score: least confidence; None: what the model's image processor says, if it does, or 0.5.
+        min_score: least confidence.
         overlap: of two boxes that share more of their union than this, the less certain is dropped.
         pipeline_kwargs: `device`, `revision`, `token`, `trust_remote_code`, ... of `transformers.pipeline`.
 
@@ -108,20 +108,17 @@ class HubDetector:
     refine = False
 
     def __init__(
-        self, model: str | os.PathLike, min_score: float | None = None, overlap: float = 0.7, **pipeline_kwargs: Any
+        self, model: str | os.PathLike, min_score: float = 0.5, overlap: float = 0.7, **pipeline_kwargs: Any
     ) -> None:
+        from safetensors import SafetensorError
         from transformers import pipeline
 
-        self.name, self.overlap = os.fspath(model), overlap
+        self.name, self.min_score, self.overlap = os.fspath(model), min_score, overlap
         try:
             self._pipeline = pipeline("object-detection", model=self.name, **pipeline_kwargs)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"no object detector could be loaded from {self.name!r} ({reason})") from error
-        self.min_score = min_score
-        if min_score is None:
-            self.min_score = getattr(self._pipeline.image_processor, "min_score", 0.5)
-        self.refinements = getattr(self._pipeline.model, "refinements", 0)
         self.labels = hand_labels(self._pipeline.model.config.id2label.values())
         if not self.labels:
             known = ", ".join(map(str, list(self._pipeline.model.config.id2label.values())[:8]))
@@ -145,11 +142,13 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
 
     Args:
         choice: "auto" (MediaPipe if it works here, otherwise our own), "open" (our own), "mediapipe", "none" or
-            "whole-image" (None too), the Hub id or folder of an object detector, or an object with a `detect` method.
+            "whole-image" (None too), the Hub id or folder of a detector of our own kind or of any object detector, or
+            an object with a `detect` method.
 
     Raises:
         DetectorUnavailableError: what is asked for is not there.
         InputError: an unknown word, or an object that is no detector.
+        ModelError: a checkpoint of our own kind that is damaged.
     """
     if choice is None or choice in ("none", "whole-image"):
         return WholeImage()
@@ -166,7 +165,7 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     if isinstance(choice, (str, os.PathLike)):
         name = os.fspath(choice)
         if "/" in name or Path(name).is_dir():
-            return HubDetector(name)
+            return open_detector(name) or HubDetector(name)
         raise InputError(
             "detector must be 'auto', 'open', 'mediapipe', 'whole-image' or the Hub id of an object detector, got "
             f"{name!r}"
@@ -182,13 +181,20 @@ def available_detectors() -> list[str]:
     return [*([] if problem else ["mediapipe"]), *(["open"] if open_detector() else []), "whole-image"]
 
 
-def open_detector() -> HandDetector | None:
-    """Our own detector; None where its weights are not: a Hub repository carries the code of hand meshes alone."""
+def open_detector(source: str | None = None) -> HandDetector | None:
+    """Our own detector; None where it is not: a Hub repository carries the code of hand meshes alone.
+
+    Args:
+        source: folder or Hub id of a checkpoint, loaded at once; None, too, if it is of another kind. By default the
+            one in the package.
+    """
     if __name__.startswith("transformers_modules."):
         return None
     # by name, so that repositories need not carry it: transformers copies what is imported by a statement
-    detector = import_module(".open_detector", __package__).OpenHandDetector
-    return detector() if detector.is_here() else None
+    module = import_module(".open_detector", __package__)
+    if source is not None:
+        return module.OpenHandDetector(source).load() if module.is_open_detector(source) else None
+    return module.OpenHandDetector() if module.OpenHandDetector.is_here() else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

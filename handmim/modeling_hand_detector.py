@@ -116,8 +116,6 @@ class HandDetectorForObjectDetection(HandPreTrainedModel):
 
     config_class = HandDetectorConfig
     base_model_prefix = "detector"
-    # How often a mesh network refines its boxes: a third of them overlap the hand's own by less than three quarters.
-    refinements = 1
 
     def __init__(self, config: HandDetectorConfig) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""The package's own hand detector. Nothing heavy is imported before it looks at its first picture."""
+"""The package's own hand detector, and others of its kind. Nothing heavy is imported before one is loaded."""
 
 import math
 import os
@@ -21,21 +21,32 @@ class OpenHandDetector:
     """`HandDetectorForObjectDetection`: finds all hands of a picture at once, and says which hand each is.
 
     Args:
-        source: folder of the checkpoint; by default the one in the package.
+        source: folder or Hub id of the checkpoint; by default the one in the package.
         min_score: least score of a hand; None: what the checkpoint says.
+
+    The checkpoint is read at the first picture, unless `load` is called before.
+
+    Raises:
+        ModelError: by whatever reads it: there is no such checkpoint, it cannot be reached, or it is damaged.
     """
 
-    name = "open"
     refine = False
-    refinements = 1  # as the model says, which is not loaded yet
+    # How often a mesh network refines its boxes: a third of them overlap the hand's own by less than three quarters.
+    refinements = 1
 
     def __init__(self, source: str | os.PathLike = EMBEDDED_DETECTOR, min_score: float | None = None) -> None:
-        self.source, self.min_score = Path(source), min_score
+        self.source, self.min_score = os.fspath(source), min_score
+        self.name = "open" if Path(source) == EMBEDDED_DETECTOR else self.source
 
     @staticmethod
     def is_here() -> bool:
         """Whether this installation has the checkpoint: a Hub repository that carries the code has not."""
         return (EMBEDDED_DETECTOR / "model.safetensors").is_file()
+
+    def load(self) -> "OpenHandDetector":
+        """Itself, with the checkpoint read."""
+        _ = self._network
+        return self
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """See `detection.HandDetector.detect`."""
@@ -75,11 +86,26 @@ class OpenHandDetector:
     @cached_property
     def _network(self) -> tuple[Any, Any]:
         """Model and image processor."""
+        from .hub_errors import checkpoint_errors
         from .image_processing_hand_detector import HandDetectorImageProcessor
         from .modeling_hand_detector import HandDetectorForObjectDetection
 
-        model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
-        return model, HandDetectorImageProcessor.from_pretrained(self.source)
+        with checkpoint_errors(self.source):
+            model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
+            return model, HandDetectorImageProcessor.from_pretrained(self.source)
+
+
+def is_open_detector(source: str | os.PathLike) -> bool:
+    """Whether a folder or a repository on the Hub holds a checkpoint for `OpenHandDetector`; no if it cannot be had."""
+    from transformers import PreTrainedConfig
+
+    from .configuration_hand_detector import HandDetectorConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(source)
+    except OSError:
+        return False
+    return isinstance(config, dict) and config.get("model_type") == HandDetectorConfig.model_type
 
 
 def _log_odds(chance: float) -> float:
@@ -87,4 +113,4 @@ def _log_odds(chance: float) -> float:
     return math.log(chance / (1 - chance))
 
 
-__all__ = ["OpenHandDetector"]
+__all__ = ["OpenHandDetector", "is_open_detector"]

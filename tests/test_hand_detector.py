@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from handmim.configuration_hand_detector import LABELS, HandDetectorConfig
-from handmim.detection import HubDetector, available_detectors, resolve_detector
-from handmim.errors import InputError
+from handmim.detection import available_detectors, resolve_detector
+from handmim.errors import InputError, ModelError
 from handmim.hand import HandMIM, embedded_checkpoints
 from handmim.hand_boxes import overlap_of
 from handmim.image_processing_hand_detector import EITHER, LEFT, RIGHT, HandDetectorImageProcessor
 from handmim.losses_detection import cell_centres
 from handmim.modeling_hand_detector import HandDetectorForObjectDetection, HandDetectorOutput
-from handmim.open_detector import OpenHandDetector
+from handmim.open_detector import OpenHandDetector, is_open_detector
 
 SMALL = {"image_size": 64, "widths": (4, 8, 8, 8, 8), "depths": (1, 1, 1, 1), "neck_width": 8}
 
@@ -199,11 +199,28 @@ def test_transformers_own_pipeline_runs_it(folder: Path):
 
 
 def test_a_folder_is_a_detector(folder: Path):
+    """One of our kind, whose candidates a mesh network judges as it does those of the one in the package."""
     detector = resolve_detector(folder)
-    assert isinstance(detector, HubDetector) and detector.labels == set(LABELS) and detector.min_score == 0.3
-    assert detector.refinements == OpenHandDetector.refinements == 1  # however the same weights are named
+    assert isinstance(detector, OpenHandDetector) and detector.name == str(folder)
+    assert resolve_detector("open").name == OpenHandDetector().name == "open"
+    picture = np.zeros((60, 80, 3), np.uint8)
+    assert all(hand.score >= 0.3 for hand in detector.detect(picture))  # the checkpoint's least score
     detector.min_score = 0.0
-    assert all(hand.box[2] <= 79.5 for hand in detector.detect(np.zeros((60, 80, 3), np.uint8)))
+    assert all(hand.box[2] <= 79.5 for hand in detector.candidates(picture))
+
+
+def test_what_is_wrong_with_a_folder_is_said_at_once(folder: Path, tmp_path: Path):
+    """Of our kind or not is read from its configuration; a damaged one is no reason to try it as another kind."""
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:100])
+    with pytest.raises(ModelError, match=str(folder)):
+        resolve_detector(folder)
+    for text in ("[]", "{", '{"model_type": "yolos"}'):
+        (folder / "config.json").write_text(text)
+        assert not is_open_detector(folder)
+        with pytest.raises(InputError, match="no object detector could be loaded"):
+            resolve_detector(folder)
+    assert not is_open_detector(tmp_path / "nothing")
 
 
 def test_our_detector_reads_its_checkpoint_once_and_goes_to_workers(folder: Path):
