@@ -25,6 +25,7 @@ from .degradation import degrade, reach_beyond_border, soften
 from .hand_mesh import FOREARM_LENGTH, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
+from .pairs import arms_apart, twin_orientation, twin_translation
 from .persons import FOREARM, PersonRows
 from .poses import sample_poses
 from .random import SampleRandom
@@ -150,8 +151,11 @@ class _Scene:
         self.rows = SampleRandom(seed, torch.cat([index, index[second] + _SECOND]))
         self.skin_random = SampleRandom(seed, index[self.parent]).fork("skin")
         self.people = PersonRows(self.random, torch.nonzero(person & ~self.empty).squeeze(1), self.parent)
-        mirrored = self.rows.fork("side").bernoulli(0.85) | self.people.owns
-        self.mirrored = mirrored & (torch.arange(len(self.parent), device=self.device) >= self.batch)
+        is_second = torch.arange(len(self.parent), device=self.device) >= self.batch
+        together = self.rows.fork("together").bernoulli(variety.together)
+        self.twin = is_second & together & ~self.people.owns  # lies palm to palm with the sample's own hand
+        mirrored = self.rows.fork("side").bernoulli(0.85) | self.people.owns | self.twin
+        self.mirrored = mirrored & is_second
         self.sign = torch.where(self.mirrored, -1.0, 1.0)
         self.mesh: HandMesh = load_hand_mesh(str(self.device))
 
@@ -187,12 +191,24 @@ class _Scene:
         flip = torch.stack([self.sign, torch.ones_like(self.sign), torch.ones_like(self.sign)], 1)
         target = target * flip
         self.translation = self.people.place(torch.cat([own, (target - middle)[self.batch :]]), wrist)
+        self._join_twins(wrist, arm)
         self.middle = middle + self.translation
         self.vertices = arm.add_(self.translation[..., None])
         start = (wrist + self.translation) * flip
         longer = cameras.arm_stretch(start, direction * flip, self.intrinsics[self.parent], self.size)
         longer = longer.masked_fill(self.people.owns, FOREARM - FOREARM_LENGTH)  # up to the elbow
         self.vertices[..., self.mesh.stretched] += (direction * longer[:, None])[..., None] * self.mesh.stretch
+
+    def _join_twins(self, wrist: Tensor, arm: Tensor) -> None:
+        """Put second hands against their samples' own, which have their places."""
+        twin = torch.nonzero(self.twin).squeeze(1)
+        first = self.parent[twin]
+        surface = arm[first, :, : self.mesh.num_hand_vertices] + self.translation[first, :, None]
+        draw = self.rows.fork("slide").select(twin)
+        place = wrist[first] + self.translation[first]
+        self.translation[twin] = twin_translation(
+            draw, self.global_orient[first], self.turn[twin], surface, place, wrist[twin]
+        )
 
     def _frame_people(self) -> None:
         """Crops of persons in place of those of their hands, in a share `loose` of their pictures."""
@@ -221,6 +237,14 @@ class _Scene:
         orient = cameras.sample_orientation(rows.fork("orientation"), self.variety.views)
         bend = cameras.sample_wrist_bend(rows.fork("wrist"), orient)
         orient = self.people.hold(orient, bend)
+        # a twin has its sample's pose and shape; both keep their forearms on their own side
+        own, twin = F.pad(self.parent, (0, -count % _BLOCK)), F.pad(self.twin, (0, -count % _BLOCK))
+        pose_of = torch.where(twin, own, torch.arange(len(own), device=self.device))
+        paired = torch.zeros_like(twin).index_fill_(0, own[twin], True) | twin
+        hand_pose, betas, bend = hand_pose[pose_of], betas[pose_of], bend[pose_of]
+        bend = torch.where(paired[:, None, None], arms_apart(bend), bend)
+        image, turn = twin_orientation(rows.fork("turn"), orient[own])
+        orient, self.turn = torch.where(twin[:, None, None], image, orient), turn[:count]
         model, blocks = _hand_model(str(self.device)), []
         for part in zip(*(value.split(_BLOCK) for value in (orient, hand_pose, betas, bend)), strict=True):
             hand = model(*part[:3])

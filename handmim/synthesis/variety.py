@@ -24,6 +24,7 @@ class Variety:
         jitter: how far the crop's centre may be from the hand's, share of its side, each way.
         negatives: share of pictures that do not show a right hand: three in ten are empty, the others show a left one.
         second_hands: share of pictures with another hand.
+        together: share of those, where there is no person, whose two hands lie palm to palm (`pairs`).
         persons: share of pictures of people, who have both hands; in a share `loose` of these the crop is of the
             person, not of a hand. For finding hands: a hand that is cropped may lie behind the trunk or out of sight.
         things: share of pictures with an object in or before the hand; those without a hand always have one.
@@ -42,6 +43,7 @@ class Variety:
     jitter: float = 0.15
     negatives: float = 0.17
     second_hands: float = 0.10
+    together: float = 0.3
     persons: float = 0.0
     things: float = 0.25
     sleeves: float = 0.55
