@@ -1,10 +1,13 @@
 """How good a model is for which hands: python tests/benchmarks/strata.py --model MODEL [...] [--count 1024].
 
-Rendered right hands that no network was trained on, full variety, cut out as they are, side and camera given. Errors of
-all, and of parts by skin tone, size of the hand, view, and how much of it can be seen: 2D error over the longer side of
-the joints' box, PA-MPJPE, and MPJPE relative to the wrist, mm; of each part the mean and its standard error. Parts
-differ in other things as well (hands seen from behind hide more joints), and renderings are not photographs: a
-difference here is a reason to look, not its size in the world.
+Rendered right hands that no network was trained on, cut out as they are, side and camera given. Errors of all, and of
+parts by skin tone, size of the hand, view, and how much of it can be seen: 2D error over the longer side of the joints'
+box, PA-MPJPE, and MPJPE relative to the wrist, mm; of each part the mean and its standard error. Parts differ in other
+things as well (hands seen from behind hide more joints), and renderings are not photographs: a difference here is a
+reason to look, not its size in the world.
+
+Pictures are of full variety, or of another: `--variety '{base: full, second_hands: 1, together: 1}'` shows two hands,
+palm to palm, in each.
 """
 
 import argparse
@@ -12,12 +15,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from handmim import HandMIM
 from handmim.geometry import similarity_align
 from handmim.synthesis import SampleRandom, SyntheticBatch, generate
 from handmim.synthesis.skin import sample_tone
+from handmim.synthesis.variety import Variety, find_variety
 from handmim.training.datasets.synthetic import normalise
 
 SEED = 7_000_003  # of no recipe
@@ -68,7 +73,7 @@ STRATA: tuple[tuple[str, Callable[[Tensor, SyntheticBatch], Tensor], list[float]
 
 
 @torch.inference_mode()
-def measure(names: list[str], count: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def measure(names: list[str], count: int, variety: Variety) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Errors (count, 3) of each model, and values (count,) of each stratum."""
     models = {name: HandMIM.from_pretrained(name, detector="none", device="cpu").model for name in names}
     errors: dict[str, list[Tensor]] = {name: [] for name in models}
@@ -76,7 +81,7 @@ def measure(names: list[str], count: int) -> tuple[dict[str, np.ndarray], dict[s
     for start in range(0, count, CHUNK):
         index = torch.arange(start, min(start + CHUNK, count))
         for name, model in models.items():
-            batch = generate(SEED, index, size=model.config.image_size, negatives=0.0)
+            batch = generate(SEED, index, size=model.config.image_size, negatives=0.0, variety=variety)
             output = model(pixel_values=normalise(batch.images), intrinsics=batch.intrinsics)
             errors[name].append(sample_errors(output, batch))
         for title, value, *_ in STRATA:
@@ -121,8 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["handmim-tiny-open"], help="names or folders")
     parser.add_argument("--count", type=int, default=1024, help="of the pictures")
+    parser.add_argument("--variety", default="full", help="a name, or a mapping as a recipe has it")
     args = parser.parse_args()
-    errors, values = measure(args.model, args.count)
+    errors, values = measure(args.model, args.count, find_variety(yaml.safe_load(args.variety)))
     for name in args.model:
         print(f"{name}\n\n{table(errors[name], values)}\n")
 
