@@ -23,12 +23,15 @@ class HandDetectorImageProcessorKwargs(HandMIMImageProcessorKwargs, total=False)
         Most hands of a picture.
     side_certainty (`float`, *optional*, defaults to 0.8):
         From which probability of a side on a hand is called left or right.
+    coarse_size (`int`, *optional*):
+        At which side `OpenHandDetector` looks a second time, for large hands; None: it does not.
     """
 
     min_score: float | int | None
     overlap: float | int | None
     max_hands: int | None
     side_certainty: float | int | None
+    coarse_size: int | None
 
 
 class HandDetectorImageProcessor(HandMIMImageProcessor):
@@ -41,6 +44,8 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
         overlap: of two boxes that share more of their union than this, the less certain is dropped.
         max_hands: most hands of a picture.
         side_certainty: from which probability of a side on a hand is called left or right.
+        coarse_size: at which side `OpenHandDetector` looks a second time, for large hands; a multiple of 32. None: it
+            does not.
     """
 
     valid_kwargs = HandDetectorImageProcessorKwargs
@@ -50,6 +55,7 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
     overlap = 0.5
     max_hands = 16
     side_certainty = 0.8
+    coarse_size = None
 
     def __init__(self, **kwargs: Unpack[HandDetectorImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)

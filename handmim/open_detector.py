@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .hand_boxes import Detection, Side, clip_box
+from .hand_boxes import Detection, Side, clip_box, without_duplicates
 
 EMBEDDED_DETECTOR = Path(__file__).parent / "assets" / "hand-detector-tiny-open"
 # How much a mesh network's log odds that it sees a hand count beside the detector's own; and from which share of its
 # least score on the detector names candidates. Chosen on rendered scenes (tests/benchmarks/README.md).
 MESH_WEIGHT, CANDIDATE_SHARE = 0.3, 2 / 3
+# Hands whose box has so much of the picture's longer side are looked for at the coarse side, too.
+LARGE = 0.3
 SIDES: tuple[Side | None, ...] = ("left", "right", None)  # by label, see `image_processing_hand_detector`
 
 
@@ -70,9 +72,22 @@ class OpenHandDetector:
         return self._network[1].min_score if self.min_score is None else self.min_score
 
     def _find(self, image: np.ndarray, least_score: float) -> list[Detection]:
+        """Hands that the network sees, and large ones that it sees in a smaller picture, if the checkpoint asks for it:
+        a hand that fills a large picture is more than its cells see."""
+        _, processor = self._network
+        found = self._look(image, least_score, processor)
+        if processor.coarse_size is None:
+            return found
+        least_side = LARGE * max(image.shape[:2])
+        coarse = self._look(image, least_score, self._coarse_processor)
+        found += [hand for hand in coarse if (hand.box[2:] - hand.box[:2]).max() >= least_side]
+        return without_duplicates(found, processor.overlap)[: processor.max_hands]
+
+    def _look(self, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
+        """What the network says of a picture in the processor's size."""
         import torch
 
-        model, processor = self._network
+        model, _ = self._network
         with torch.inference_mode():
             outputs = model(processor(image, return_tensors="pt")["pixel_values"])
         (found,) = processor.post_process_object_detection(outputs, least_score, [image.shape[:2]])
@@ -81,7 +96,8 @@ class OpenHandDetector:
         return [Detection(box, side, score) for box, side, score in detections if box is not None]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_network"}  # read again by a worker
+        read_again = ("_network", "_coarse_processor")  # by a worker
+        return {key: value for key, value in self.__dict__.items() if key not in read_again}
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:
@@ -93,6 +109,13 @@ class OpenHandDetector:
         with checkpoint_errors(self.source):
             model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
             return model, HandDetectorImageProcessor.from_pretrained(self.source)
+
+    @cached_property
+    def _coarse_processor(self) -> Any:
+        """The image processor, at the coarse side."""
+        _, processor = self._network
+        side = processor.coarse_size
+        return type(processor).from_dict(processor.to_dict() | {"size": {"height": side, "width": side}})
 
 
 def is_open_detector(source: str | os.PathLike) -> bool:

@@ -18,7 +18,7 @@ from handmim.configuration_hand_detector import LABELS, HandDetectorConfig
 from handmim.detection import available_detectors, resolve_detector
 from handmim.errors import InputError, ModelError
 from handmim.hand import HandMIM, embedded_checkpoints
-from handmim.hand_boxes import overlap_of
+from handmim.hand_boxes import Detection, overlap_of
 from handmim.image_processing_hand_detector import EITHER, LEFT, RIGHT, HandDetectorImageProcessor
 from handmim.losses_detection import cell_centres
 from handmim.modeling_hand_detector import HandDetectorForObjectDetection, HandDetectorOutput
@@ -233,6 +233,25 @@ def test_our_detector_reads_its_checkpoint_once_and_goes_to_workers(folder: Path
     assert [hand.score for hand in found] == sorted((hand.score for hand in found), reverse=True)
     again = pickle.loads(pickle.dumps(detector)).detect(picture)
     assert [hand.box.tolist() for hand in again] == [hand.box.tolist() for hand in found]
+
+
+def test_large_hands_are_looked_for_in_a_smaller_picture_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    picture = np.zeros((60, 80, 3), np.uint8)
+    alone = OpenHandDetector(folder, min_score=0.0).candidates(picture)
+    HandDetectorImageProcessor(size=64, coarse_size=32, max_hands=3).save_pretrained(folder)
+    detector = OpenHandDetector(folder, min_score=0.0)
+    coarse = [hand.box for hand in detector._look(picture, 0.0, detector._coarse_processor)]
+    assert coarse and not any((box == hand.box).all() for box in coarse for hand in alone)
+
+    def look(self: OpenHandDetector, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
+        near = [([0, 0, 40, 40], 0.9), ([50, 10, 60, 20], 0.5)]
+        far = [([1, 0, 41, 40], 0.95), ([40, 20, 70, 58], 0.4), ([70, 0, 79, 9], 0.99), ([0, 40, 30, 59], 0.2)]
+        rows = far if processor.size["height"] == 32 else near
+        return [Detection(np.array(box, float), None, score) for box, score in rows]
+
+    monkeypatch.setattr(OpenHandDetector, "_look", look)
+    found = detector.detect(picture)  # the surer box of a hand; no small hand of the smaller picture; three at most
+    assert [(hand.box[0], hand.score) for hand in found] == [(1, 0.95), (50, 0.5), (40, 0.4)]
 
 
 def test_a_detector_is_no_mesh_model(folder: Path):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from handmim.cli import main
 from handmim.detection import resolve_detector
+from handmim.image_processing_hand_detector import HandDetectorImageProcessor
 from handmim.training.datasets.hand_scenes import HandScenes
 from handmim.training.detector import build_scenes, prepare_recipe, train_detector
 from handmim.training.ema import EMA_FILE
@@ -50,7 +51,7 @@ def recipe(photos: Path) -> dict:
             "report_to": "none",
             "disable_tqdm": True,
         },
-        "release": {"dtype": "float16"},
+        "release": {"dtype": "float16", "coarse_size": 32},
     }
 
 
@@ -63,6 +64,7 @@ def test_resume_is_exact_and_the_release_detects(tmp_path: Path, recipe: dict):
     assert averages[0].read_bytes() == averages[1].read_bytes()
     release = tmp_path / "whole" / "release"
     assert load_file(release / "model.safetensors")["stem.0.0.weight"].dtype == torch.float16
+    assert HandDetectorImageProcessor.from_pretrained(release).coarse_size == 32
     assert resolve_detector(release).detect(torch.zeros(40, 60, 3, dtype=torch.uint8).numpy()) == []
     assert (tmp_path / "whole" / "recipe.yaml").is_file()
 
