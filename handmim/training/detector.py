@@ -8,7 +8,7 @@ A recipe is one YAML file, one published checkpoint::
     photos:                                            # any data set of `handmim data list`, whole pictures of it
       - {name: folder, root: "${HANDS}/phone_gestures", split: train, weight: 2}
     training: {per_device_train_batch_size: 32, ...}   # fields of HandMIMTrainingArguments
-    release: {dtype: float16}
+    release: {dtype: float16, coarse_size: 192}        # see save_release, and HandDetectorImageProcessor
 
 Run it with ``handmim train-detector RECIPE --out FOLDER``, or for several processes with
 ``torchrun --nproc-per-node N -m handmim.training.detector RECIPE --out FOLDER``; the same command after an interruption
@@ -63,21 +63,35 @@ def train_detector(
         RecipeError, DataError, NonFiniteLossError: See there.
     """
     arguments = arguments_of(HandMIMTrainingArguments, recipe["training"] | overrides, output_dir)
-    model = build_detector(recipe["detector"], arguments.seed)
+    model, release = build_detector(recipe["detector"], arguments.seed), recipe.get("release") or {}
     trainer = AveragingTrainer(
         model=model,
         args=arguments,
         train_dataset=build_scenes(recipe["scenes"], recipe.get("photos") or []),
         data_collator=collate_scenes,
-        processing_class=HandDetectorImageProcessor(
-            size={"height": model.config.image_size, "width": model.config.image_size}
-        ),
+        processing_class=build_processor(model.config.image_size, release),
     )
     write_recipe(trainer, recipe, output_dir)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if trainer.is_world_process_zero():
-        save_release(trainer, Path(output_dir) / "release", recipe.get("release") or {})
+        save_release(trainer, Path(output_dir) / "release", release)
     return model
+
+
+def build_processor(image_size: int, section: Mapping[str, Any]) -> HandDetectorImageProcessor:
+    """The image processor that is released with a detector.
+
+    Args:
+        image_size: Side of the detector's input, pixels.
+        section: `release` of the recipe; perhaps with coarse_size, see `HandDetectorImageProcessor`.
+
+    Raises:
+        RecipeError: A coarse size that the detector cannot see at.
+    """
+    coarse = section.get("coarse_size")
+    if coarse is not None and (isinstance(coarse, bool) or not isinstance(coarse, int) or coarse < 32 or coarse % 32):
+        raise RecipeError(f"release.coarse_size must be a multiple of 32, got {coarse!r}")
+    return HandDetectorImageProcessor(size={"height": image_size, "width": image_size}, coarse_size=coarse)
 
 
 def build_detector(section: Mapping[str, Any], seed: int) -> HandDetectorForObjectDetection:

@@ -99,11 +99,10 @@ def save_release(trainer: AveragingTrainer, folder: Path, section: dict[str, Any
     Args:
         trainer: After training.
         folder: Where to; written whole or not at all.
-        section: `release` of the recipe: dtype of the weights, and perhaps the processor's box_scale or, of a detector,
-            coarse_size.
+        section: `release` of the recipe: dtype of the weights, and perhaps box_scale, the processor's.
     """
-    for name in section.keys() & {"box_scale", "coarse_size"}:
-        setattr(trainer.processing_class, name, section[name])
+    if "box_scale" in section:
+        trainer.processing_class.box_scale = float(section["box_scale"])
     with atomic_folder(folder) as whole:
         trainer.save_weights(whole, getattr(torch, section.get("dtype", "float32")))
         trainer.processing_class.save_pretrained(whole)

@@ -98,6 +98,8 @@ def test_the_command_trains(tmp_path: Path, capsys: pytest.CaptureFixture, photo
     [
         ({"detector": {"width": 3}}, "detector has unknown fields width"),
         ({"detector": {"image_size": 50}}, "detector: .*multiple of 32"),
+        ({"release": {"coarse_size": 100}}, "release.coarse_size must be a multiple of 32, got 100"),
+        ({"release": {"coarse_size": True}}, "release.coarse_size must be a multiple of 32, got True"),
         ({"scenes": {"size": 96, "seed": 1}}, "scenes needs samples"),
         ({"scenes": {"samples": 4, "size": 100, "seed": 1}}, "scenes: .*multiple of 48"),
         ({"scenes": {"samples": 4, "size": 96, "seed": 1, "sise": 3}}, "scenes: .*sise"),
