@@ -81,5 +81,7 @@ def test_pictures_show_the_pair():
     below, above = ((hand * palm[..., None]).sum(1) for hand in (first, second))
     assert torch.allclose(below.amax(1), above.amin(1), atol=1e-5)
     assert torch.equal(scene.hand_pose[:24], scene.hand_pose[24:])
+    lefts = _Scene(5, torch.arange(24), 64, replace(variety, negatives=0.5))
+    assert lefts.left.any() and torch.equal(lefts.parent[lefts.twin], torch.nonzero(~lefts.left & ~lefts.empty)[:, 0])
     alone = generate(5, range(24), size=64, variety=replace(variety, together=0.0))
     assert torch.equal(batch.labels["hand_pose"], alone.labels["hand_pose"])

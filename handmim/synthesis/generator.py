@@ -153,7 +153,8 @@ class _Scene:
         self.people = PersonRows(self.random, torch.nonzero(person & ~self.empty).squeeze(1), self.parent)
         is_second = torch.arange(len(self.parent), device=self.device) >= self.batch
         together = self.rows.fork("together").bernoulli(variety.together)
-        self.twin = is_second & together & ~self.people.owns  # lies palm to palm with the sample's own hand
+        # lies palm to palm with the sample's own hand, which is a right one
+        self.twin = is_second & together & ~self.people.owns & ~self.left[self.parent]
         mirrored = self.rows.fork("side").bernoulli(0.85) | self.people.owns | self.twin
         self.mirrored = mirrored & is_second
         self.sign = torch.where(self.mirrored, -1.0, 1.0)
@@ -237,14 +238,7 @@ class _Scene:
         orient = cameras.sample_orientation(rows.fork("orientation"), self.variety.views)
         bend = cameras.sample_wrist_bend(rows.fork("wrist"), orient)
         orient = self.people.hold(orient, bend)
-        # a twin has its sample's pose and shape; both keep their forearms on their own side
-        own, twin = F.pad(self.parent, (0, -count % _BLOCK)), F.pad(self.twin, (0, -count % _BLOCK))
-        pose_of = torch.where(twin, own, torch.arange(len(own), device=self.device))
-        paired = torch.zeros_like(twin).index_fill_(0, own[twin], True) | twin
-        hand_pose, betas, bend = hand_pose[pose_of], betas[pose_of], bend[pose_of]
-        bend = torch.where(paired[:, None, None], arms_apart(bend), bend)
-        image, turn = twin_orientation(rows.fork("turn"), orient[own])
-        orient, self.turn = torch.where(twin[:, None, None], image, orient), turn[:count]
+        orient, hand_pose, betas, bend = self._pair_twins(rows, orient, hand_pose, betas, bend)
         model, blocks = _hand_model(str(self.device)), []
         for part in zip(*(value.split(_BLOCK) for value in (orient, hand_pose, betas, bend)), strict=True):
             hand = model(*part[:3])
@@ -255,6 +249,22 @@ class _Scene:
         self.hand = HandModelOutput(*(torch.cat([getattr(hand, name) for hand in hands])[:count] for name in fields))
         self.hand_pose, self.betas, self.global_orient = hand_pose[:count], betas[:count], orient[:count]
         return torch.cat(wrists)[:count], (orient @ bend)[:count, :, 0], torch.cat(arms)[:count]
+
+    def _pair_twins(
+        self, rows: SampleRandom, orient: Tensor, hand_pose: Tensor, betas: Tensor, bend: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Give twins their samples' pose and shape, and both forearms that stay on their own side.
+
+        All arguments have the rows of whole blocks, and are returned with what has changed.
+        """
+        padding = (0, len(orient) - len(self.parent))
+        own, twin = F.pad(self.parent, padding), F.pad(self.twin, padding)
+        pose_of = torch.where(twin, own, torch.arange(len(own), device=self.device))
+        paired = torch.zeros_like(twin).index_fill_(0, own[twin], True) | twin
+        hand_pose, betas, bend = hand_pose[pose_of], betas[pose_of], bend[pose_of]
+        bend = torch.where(paired[:, None, None], arms_apart(bend), bend)
+        image, self.turn = twin_orientation(rows.fork("turn"), orient[own])
+        return torch.where(twin[:, None, None], image, orient), hand_pose, betas, bend
 
     def _light(self) -> None:
         """Surface and light of all rows."""

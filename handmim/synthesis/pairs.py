@@ -61,7 +61,7 @@ def twin_translation(
         (N, 3) m, to be added to the second hand in its own world.
     """
     palm = _palm(orient)
-    height = (palm[..., None] * surface).sum(1)  # over the wrist's plane, towards the palm
+    height = (palm[..., None] * surface).sum(1)  # along the way that the palm looks
     mirror = height.amax(1)[:, None]
     middle = surface.mean(2)
     middle = middle + (mirror - (middle * palm).sum(1, keepdim=True)) * palm

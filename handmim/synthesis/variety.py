@@ -24,7 +24,8 @@ class Variety:
         jitter: how far the crop's centre may be from the hand's, share of its side, each way.
         negatives: share of pictures that do not show a right hand: three in ten are empty, the others show a left one.
         second_hands: share of pictures with another hand.
-        together: share of those, where there is no person, whose two hands lie palm to palm (`pairs`).
+        together: share of those with a right hand and no person whose two hands lie palm to palm (`pairs`). Not of the
+            negatives: such a pair shows a right hand as much as a left one.
         persons: share of pictures of people, who have both hands; in a share `loose` of these the crop is of the
             person, not of a hand. For finding hands: a hand that is cropped may lie behind the trunk or out of sight.
         things: share of pictures with an object in or before the hand; those without a hand always have one.
