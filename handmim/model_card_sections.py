@@ -124,10 +124,12 @@ def network(config: Mapping[str, Any]) -> str:
     if kind(config) == "detector":
         return f"residual network with a feature pyramid; whole photos, {config.get('image_size', '?')} px"
     crop = f"{config.get('image_size', '?')} px crops, the hand a right one (left hands are mirrored)"
+    stem = STEMS.get(config.get("stem"))
     if config["model_type"] == "hiu_dmtl":
-        return f"HIU-DMTL, {config.get('num_stacks', '?')} stacks; {crop}"
+        words = f"HIU-DMTL, {config.get('num_stacks', '?')} stacks"
+        return f"{words} behind {stem}; {crop}" if stem else f"{words}; {crop}"
     words = f"vision transformer, {config.get('num_hidden_layers', '?')} blocks of width {config.get('hidden_size')}"
-    if stem := STEMS.get(config.get("stem")):
+    if stem:
         words = f"hybrid {words} behind {stem}"
     if has_mesh(config):
         words += f", {config.get('num_feedback', '?')} feedback steps"

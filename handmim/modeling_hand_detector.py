@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_hand_detector import HandDetectorConfig
 from .hand_pretrained import HandPreTrainedModel
+from .layers_pyramid import ConvNorm, Pyramid
 from .losses_detection import box_loss, cell_centres, centre_loss, detection_targets, side_loss
 
 # Logarithms of distances beyond this are no hand's, and would overflow in half precision.
@@ -40,14 +41,6 @@ class HandDetectorOutput(ModelOutput):
     side_logits: Tensor | None = None
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution, batch norm, ReLU."""
-
-    def __init__(self, width: int, out: int, kernel: int = 3, stride: int = 1) -> None:
-        conv = nn.Conv2d(width, out, kernel, stride, kernel // 2, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
-
-
 class ClosingNorm(nn.BatchNorm2d):
     """Ends a residual branch; starts at zero, so that the block is the identity at first (Goyal et al., 1706.02677)."""
 
@@ -63,28 +56,6 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> same shape."""
         return F.relu(x + self.second(self.first(x)))
-
-
-class Pyramid(nn.Module):
-    """Maps of stride 8, 16 and 32, brought together at stride 8 (Lin et al., CVPR 2017).
-
-    Args:
-        widths: Channels of the three maps.
-        width: Channels of the result.
-    """
-
-    def __init__(self, widths: tuple[int, ...], width: int) -> None:
-        super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in widths)
-        self.smooth = nn.ModuleList(ConvNorm(width, width) for _ in widths[:-1])
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Three (B, C_k, h_k, w_k), finest first -> (B, C, h_0, w_0)."""
-        x = self.lateral[-1](maps[-1])
-        for level in reversed(range(len(self.smooth))):
-            x = self.lateral[level](maps[level]) + F.interpolate(x, scale_factor=2, mode="nearest")
-            x = self.smooth[level](x)
-        return x
 
 
 class CellOutput(nn.Conv2d):

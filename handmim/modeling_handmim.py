@@ -233,6 +233,11 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         self.hand_model = build_hand_model(config, hand_model_path)
         self.post_init()
 
+    @property
+    def stem_layers(self) -> nn.Sequential:
+        """The layers of a convolutional stem, from the picture on; none of another stem."""
+        return getattr(self.backbone.encoder.patch_embed, "layers", nn.Sequential())
+
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         """A checkpoint with a backbone and no part of the head is one to fine-tune: a fresh head is no fault then."""
         super()._adjust_missing_and_unexpected_keys(loading_info)

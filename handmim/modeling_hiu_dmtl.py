@@ -15,10 +15,10 @@ from .fitting import fit_output
 from .hand_pretrained import HandPreTrainedModel, build_hand_model, score_layers
 from .hand_state import MAX_LOG_SCALE, STATE_SIZE, decode_hand, mean_state
 from .layers_hiu_dmtl import (
+    STEMS,
     HandRegressor,
     MapHead,
     MultiTaskBlock,
-    Stem,
     map_evidence,
     regressor_inputs,
     soft_argmax,
@@ -109,7 +109,7 @@ class HIUDMTLModel(HIUDMTLPreTrainedModel):
 
     def __init__(self, config: HIUDMTLConfig) -> None:
         super().__init__(config)
-        self.stem = Stem(config.num_channels, config.hidden_size)
+        self.stem = STEMS[config.stem](config.num_channels, config.hidden_size)
         self.blocks = nn.ModuleList(MultiTaskBlock(config) for _ in range(config.num_stacks))
         self.gradient_checkpointing = False
         self.post_init()
@@ -122,19 +122,15 @@ class HIUDMTLModel(HIUDMTLPreTrainedModel):
             pixel_values: (B, 3, S, S), normalised to [-1, 1].
 
         Raises:
-            ValueError: If the side does not fit the encoder's strides.
+            ValueError: If the side does not fit the strides of stem and encoder.
         """
-        stride = 4 * 2**self.config.encoder_levels
+        stride = self.config.stride
         if pixel_values.shape[-1] % stride or pixel_values.shape[-2] % stride:
             raise ValueError(
                 f"pixel_values must have sides that are multiples of {stride}, "
                 f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}"
             )
-        pixels = pixel_values.to(self.stem[0].weight.dtype)
-        if pixels.device.type != "cpu":
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        # on a CPU the stem's large kernels are a third faster on planes, the small ones after it on channels-last maps
-        low = self.stem(pixels).contiguous(memory_format=torch.channels_last)
+        low = self.stem(pixel_values.to(self.dtype)).contiguous(memory_format=torch.channels_last)
         high = torch.zeros_like(low)  # section 3.1: nothing comes before the first block
         features: list[Tensor] = []
         maps: dict[str, list[Tensor]] = {task: [] for task in self.config.tasks}
@@ -166,6 +162,11 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
                 self.score = score_layers(regressor_inputs(config), config.score_hidden_size)
             self.hand_model = build_hand_model(config, hand_model_path)
         self.post_init()
+
+    @property
+    def stem_layers(self) -> nn.Sequential:
+        """The layers of EfficientNet, from the picture on; none of the paper's stem."""
+        return getattr(self.backbone.stem, "layers", nn.Sequential())
 
     @can_return_tuple
     def forward(

@@ -514,6 +514,8 @@ def test_a_mano_checkpoint_says_what_it_needs() -> None:
     text = card_text(plain_facts(config=config | {"num_stacks": 2, "image_size": 256}))
     assert "handmim mano install" in text and "zhang2021hand" in text and "liu2023handmim" not in text
     assert "HIU-DMTL, 2 stacks; 256 px crops" in text and "not for commercial use" in text
+    text = card_text(plain_facts(config=config | {"num_stacks": 2, "stem": "efficientnet"}))
+    assert "HIU-DMTL, 2 stacks behind EfficientNet-Lite0 up to stride 16; " in text
 
 
 def test_cards_need_no_torch() -> None:

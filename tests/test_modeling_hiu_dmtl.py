@@ -72,6 +72,10 @@ class TestPlain(HandUnderstandingTests):
     options: dict[str, Any] = {}
 
 
+class TestEfficientNetStem(HandUnderstandingTests):
+    options: dict[str, Any] = {"stem": "efficientnet"}
+
+
 class TestEverything(HandUnderstandingTests):
     options: dict[str, Any] = {
         "score_head": True,
@@ -112,6 +116,20 @@ def test_the_cost_of_1_2_and_4_stacks_is_similar() -> None:
                 model(torch.zeros(1, 3, 256, 256))
         costs.append(counter.get_total_flops())
     assert max(costs) < 1.15 * min(costs)
+
+
+def test_every_scale_of_efficientnet_is_seen() -> None:
+    stem = make(stem="efficientnet").backbone.stem.eval()
+    pixels = torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        whole = stem(pixels)
+        assert whole.shape == (1, SMALL["hidden_size"], SIZE // 4, SIZE // 4)
+        for lateral in stem.pyramid.lateral:
+            weight = lateral.weight.clone()
+            lateral.weight.zero_()
+            assert not torch.allclose(stem(pixels), whole)
+            lateral.weight.copy_(weight)
+    assert torch.equal(stem(pixels), whole)
 
 
 def test_the_regressor_is_shared_and_every_stack_gives_a_hand() -> None:
@@ -226,7 +244,7 @@ def test_training_starts_from_the_mean_hand_and_empty_maps() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 60}, "multiple of 4"),
+        ({"image_size": 60}, "multiple of 16"),
         ({"tasks": ("heatmaps", "depth")}, "depth"),
         ({"tasks": ("mask", "mask")}, "once"),
         ({"loss_weights": {"masks": 1.0}}, "masks"),
@@ -243,8 +261,12 @@ def test_wrong_configurations_are_told(options: dict[str, Any], message: str) ->
         HIUDMTLConfig(**(SMALL | options))
 
 
-def test_wrong_inputs_are_told() -> None:
-    with pytest.raises(ValueError, match="multiples of 16"):
-        make()(torch.zeros(1, 3, 72, 72))
+@pytest.mark.parametrize(("stem", "levels", "stride"), [("convolutions", 1, 8), ("efficientnet", 1, 16)])
+def test_wrong_inputs_are_told(stem: str, levels: int, stride: int) -> None:
+    model = make(stem=stem, encoder_levels=levels)
+    with pytest.raises(ValueError, match=f"multiples of {stride}"):
+        model(torch.zeros(1, 3, SIZE + stride // 2, SIZE + stride // 2))
+    with pytest.raises(StrictDataclassError, match=f"a multiple of {stride}"):
+        make(stem=stem, encoder_levels=levels, image_size=SIZE + stride // 2)
     with pytest.raises(ValueError, match="square"):
         make()(torch.zeros(1, 3, 64, 128))

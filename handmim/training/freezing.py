@@ -6,12 +6,11 @@ from typing import Any
 from torch import nn
 
 from ..hand_pretrained import HandPreTrainedModel
-from ..layers_handmim import ConvolutionalStem
 from ..modeling_handmim import HandMIMForMeshEstimation
 from .recipe import RecipeError
 
 
-def freeze_stem(model: HandMIMForMeshEstimation, parts: int) -> None:
+def freeze_stem(model: HandPreTrainedModel, parts: int) -> None:
     """Keep the first parts of a convolutional stem as they are, also its batch norm's averages.
 
     What was learned from photographs stays what it is where all else learns from rendered pictures (Hinterstoisser et
@@ -20,16 +19,14 @@ def freeze_stem(model: HandMIMForMeshEstimation, parts: int) -> None:
 
     Args:
         model: Whose parameters get `requires_grad=False`.
-        parts: How many, from the first, of those of the stem's `layers`: with stem "efficientnet" the first
+        parts: How many, from the first, of `model.stem_layers`: with stem "efficientnet" the first
             convolution and five stages.
 
     Raises:
         RecipeError: The stem has fewer, or is no convolutional one.
     """
-    embed = model.backbone.encoder.patch_embed
-    known = len(embed.layers) if isinstance(embed, ConvolutionalStem) else 0
-    _check_number(parts, known, "frozen_stem", " with this stem")
-    for layer in embed.layers[:parts] if parts else ():
+    _check_number(parts, len(model.stem_layers), "frozen_stem", " with this stem")
+    for layer in model.stem_layers[:parts]:
         stay_in_evaluation(layer.requires_grad_(False))
 
 

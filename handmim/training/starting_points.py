@@ -48,9 +48,7 @@ class Family(NamedTuple):
 HIU_DMTL = "hiu-dmtl"
 FAMILIES = {
     "handmim": Family(HandMIMConfig, HandMIMForMeshEstimation),
-    HIU_DMTL: Family(
-        HIUDMTLConfig, HIUDMTLForHandUnderstanding, ("size", "pretrained", "timm", "frozen_stem", "frozen_blocks")
-    ),
+    HIU_DMTL: Family(HIUDMTLConfig, HIUDMTLForHandUnderstanding, ("size", "pretrained", "frozen_blocks")),
 }
 
 
@@ -59,7 +57,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
 
     Args:
         section: `model` of the recipe. Of `family: hiu-dmtl`: fields of `HIUDMTLConfig`, of which `num_stacks` says the
-            size, perhaps with checkpoint, trained_parts and hand_model_path as below. Otherwise one of
+            size, perhaps with any but size, pretrained and frozen_blocks below. Otherwise one of
             size: a new network (`HandMIMConfig.from_size`);
             checkpoint: a mesh model, folder or Hub name, or the name of the one in the package;
             pretrained: a pre-trained backbone, folder or Hub name: the head is new;
@@ -67,7 +65,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             revision: branch, tag or commit hash of a checkpoint or pretrained backbone on the Hub;
             timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
                 a name that timm knows and loads (`backbone_weights`); with `stem: efficientnet` of EfficientNet-Lite0,
-                which are the stem's (`efficientnet_weights`): a file, or "timm";
+                which are the stem's (`efficientnet_weights`): a file, or "timm"; of HIU-DMTL for that stem alone;
             frozen_stem: see `freeze_stem`;
             frozen_blocks: see `freeze_blocks`;
             trained_parts: names of the model's parts, such as [score], which alone learn, see `freeze_other_parts`; one
@@ -222,10 +220,12 @@ def _absent_parts(model: HandPreTrainedModel, missing: set[str], parts: list[str
     return absent
 
 
-def _load_timm_weights(model: HandMIMForMeshEstimation, source: str) -> None:
+def _load_timm_weights(model: HandPreTrainedModel, source: str) -> None:
     try:
         if model.config.stem == "efficientnet":
-            load_efficientnet(model.backbone.encoder.patch_embed.layers, source)
+            load_efficientnet(model.stem_layers, source)
+        elif isinstance(model, HIUDMTLForHandUnderstanding):
+            raise RecipeError(f"model.timm is for stem: efficientnet, not for {model.config.stem}")
         else:
             logger.warning(str(load_backbone_weights(model.backbone, source)))
     except WeightsError as error:

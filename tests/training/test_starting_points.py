@@ -156,17 +156,25 @@ class TestFreezing:
 
 class TestFrozenStem:
     SECTION = small_section(stem="efficientnet", num_hidden_layers=1)
+    HIU_DMTL = {
+        "family": "hiu-dmtl", "stem": "efficientnet", "image_size": 32, "hidden_size": 16, "num_stacks": 1,
+        "encoder_depth": 1, "encoder_levels": 1, "regressor_channels": [16, 16], "regressor_hidden_size": 32,
+    }  # fmt: skip
 
-    def test_first_parts_keep_weights_and_statistics(self):
-        model = build_model(self.SECTION | {"frozen_stem": 3}, seed=0).train()
-        embed = model.backbone.encoder.patch_embed
-        before = {name: value.clone() for name, value in embed.state_dict().items()}
+    @pytest.mark.parametrize(("section", "behind"), [(SECTION, "encoder.patch_embed.proj"), (HIU_DMTL, "stem.pyramid")])
+    def test_first_parts_keep_weights_and_statistics(self, section, behind):
+        model = build_model(section | {"frozen_stem": 3}, seed=0).train()
+        layers, after = model.stem_layers, model.backbone.get_submodule(behind)
+        states = [{name: value.clone() for name, value in module.state_dict().items()} for module in (layers, after)]
         optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
         model(torch.randn(2, 3, 32, 32), labels={"joints": torch.randn(2, 21, 3)}).loss.backward()
         optimizer.step()
-        changed = {name for name, value in embed.state_dict().items() if not torch.equal(value, before[name])}
-        assert {name.split(".")[1] for name in changed if name.startswith("layers.")} == {"3", "4", "5"}
-        assert any(name.startswith("proj.") for name in changed)
+        changed, changed_after = (
+            {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+            for module, before in zip((layers, after), states, strict=True)
+        )
+        assert {name.split(".")[0] for name in changed} == {"3", "4", "5"}
+        assert changed_after
 
     @pytest.mark.parametrize("parts", [7, -1, True, "2"])
     def test_other_numbers_are_refused(self, parts):
@@ -179,11 +187,12 @@ class TestFrozenStem:
         model = build_model(small_section(frozen_stem=0), seed=0)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
-    def test_weights_of_efficientnet_start_it(self, tmp_path):
+    @pytest.mark.parametrize("section", [SECTION, HIU_DMTL])
+    def test_weights_of_efficientnet_start_it(self, tmp_path, section):
         source = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         save_file(source.state_dict(), tmp_path / "lite0.safetensors")
-        model = build_model(self.SECTION | {"timm": str(tmp_path / "lite0.safetensors")}, seed=0)
-        assert torch.equal(model.backbone.encoder.patch_embed.layers[0][0].weight, source.conv_stem.weight)
+        model = build_model(section | {"timm": str(tmp_path / "lite0.safetensors")}, seed=0)
+        assert torch.equal(model.stem_layers[0][0].weight, source.conv_stem.weight)
         save_file(timm_vit().state_dict(), tmp_path / "vit.safetensors")
         with pytest.raises(RecipeError, match=r"model\.timm: .*vit\.safetensors is not EfficientNet-Lite0"):
             build_model(self.SECTION | {"timm": str(tmp_path / "vit.safetensors")}, seed=0)
