@@ -214,7 +214,7 @@ class HandMIM:
             fit_steps: in place of the checkpoint's own: how long each hand is fitted to the heat maps that were seen
                 beside it (see `fitting`); 0 is faster and leaves the network's estimate as it is.
             tta: test-time augmentation: each hand is looked at three times, also turned, which takes more than twice as
-                long. Measure it: handmim-tiny-open is better for it, hiu-dmtl-tiny-open is not (see `tta`).
+                long. Measure it: handmim-tiny-open is better for it, hiu-dmtl-tiny-open hardly (see `tta`).
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
 
         Raises:

@@ -15,9 +15,11 @@ from fabricate_datasets.scenes import make_scenes, write_mano
 from PIL import Image
 from safetensors.torch import load_file
 
+from conversion.graft_stem import graft
 from handmim import HandMIMConfig, HandMIMForMeshEstimation, HIUDMTLForHandUnderstanding
 from handmim.cli import build_parser
 from handmim.evaluation.measures import MEASURES
+from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.training.datasets.sample import DataError
 from handmim.training.finetuning import finetune, prepare_recipe
 from handmim.training.pretraining_trainer import PreTrainingArguments
@@ -116,8 +118,8 @@ def test_hiu_dmtl_recipe_runs_on_its_miniature(name, roots, tmp_path):
     assert released.config.task_attention == section.get("task_attention", True)
 
 
-def test_the_open_hiu_dmtl_checkpoint_is_made_in_two_stages(tmp_path, monkeypatch):
-    """From small crops to larger ones, rendered hands and photographs of hands."""
+def test_the_open_hiu_dmtl_checkpoint_is_made_in_stages(tmp_path, monkeypatch):
+    """From small crops to larger ones, rendered hands and photographs of hands, and behind the other family's stem."""
     for part in ("phone_gestures", "asl_letters", "sign_digits"):
         write_photographs(tmp_path / "hands" / part)
     photos = tmp_path / "photos"
@@ -126,16 +128,23 @@ def test_the_open_hiu_dmtl_checkpoint_is_made_in_two_stages(tmp_path, monkeypatc
     monkeypatch.setenv("HANDS", str(tmp_path / "hands"))
     monkeypatch.setenv("BACKGROUND_PHOTOS", str(photos))
     monkeypatch.setenv("HIU_DMTL_FIRST", str(tmp_path / "first" / "release"))
+    monkeypatch.setenv("HIU_DMTL_TINY_OPEN", str(tmp_path / "grafted"))
     sizes = TINY_HIU | {"hidden_size": 16}
     small = [f"model.{key}={value}" for key, value in sizes.items() if key != "image_size"]
     settings = [*SHORT, "training.max_steps=1", "training.batch_size=8", *small]
-    for name, side in (("hiu-dmtl-tiny-open-first", 16), ("hiu-dmtl-tiny-open", 24)):
-        out = tmp_path / name.removeprefix("hiu-dmtl-tiny-open").lstrip("-")
-        finetune(prepare_recipe(name, {}, [*settings, f"model.image_size={side}"]), out)
-    released = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "release")
-    assert released.config.image_size == 24 and released.config.loss_weights["silhouette"] == 0.5
-    first = HIUDMTLForHandUnderstanding.from_pretrained(tmp_path / "first" / "release")
-    assert first.config.loss_weights["silhouette"] == 0 and first.config.loss_weights["heatmaps"] == 10
+    releases = []
+    for stage, side in (("-first", 16), ("-convolutions", 24), ("", 32)):
+        out = tmp_path / (stage.lstrip("-") or "last")
+        if not stage:
+            grafted = graft(releases[-1], side, str(EMBEDDED_CHECKPOINT / "model.safetensors"))
+            grafted.save_pretrained(tmp_path / "grafted")
+            settings.append("training.lr_scheduler_kwargs={num_decay_steps: 1}")
+        finetune(prepare_recipe(f"hiu-dmtl-tiny-open{stage}", {}, [*settings, f"model.image_size={side}"]), out)
+        releases.append(HIUDMTLForHandUnderstanding.from_pretrained(out / "release"))
+    first, second, last = (release.config for release in releases)
+    assert first.loss_weights["silhouette"] == 0 and first.loss_weights["heatmaps"] == 10
+    assert second.image_size == 24 and second.loss_weights["silhouette"] == 0.5 and second.stem == "convolutions"
+    assert last.stem == "efficientnet" and last.loss_weights["heatmaps"] == 10
 
 
 def write_photographs(folder: Path) -> None:
