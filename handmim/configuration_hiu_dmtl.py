@@ -167,7 +167,8 @@ class HIUDMTLConfig(PreTrainedConfig):
         """Checks that the numbers fit together."""
         if self.image_size % self.stride:
             raise ValueError(
-                f"image_size must be a multiple of {self.stride}, the stride of the coarsest map, got {self.image_size}"
+                f"image_size must be a multiple of {self.stride}, the stride of the coarsest map with encoder_levels="
+                f"{self.encoder_levels} and stem={self.stem!r}, got {self.image_size}"
             )
         if self.num_stacks < 1 or self.encoder_depth < 1 or self.encoder_levels < 1:
             raise ValueError(

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 # Of the first convolution and the seven stages: channels that come out, and the stride over all.
 WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320)
 STRIDES = (2, 2, 4, 8, 16, 16, 32, 32)
+# Stages of either family's stem: up to stride 16.
+STEM_STAGES = 5
 
 
 class WeightTypeOnCPU(nn.Module):

@@ -9,15 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_handmim import HandMIMConfig
-from .efficientnet import WIDTHS, efficientnet_layers
+from .efficientnet import STEM_STAGES, WIDTHS, efficientnet_layers
 from .hand_state import NUM_KEYPOINTS, STATE_SIZE, Correction
 
 # Focal length in crop sides when no intrinsics are given: a distant camera, close to the orthographic one of PyMAF.
 DEFAULT_FOCAL = 5.0
 # Residual blocks at strides 2, 4, 8 and 16.
 STEM_BLOCKS = (0, 1, 2, 2)
-# Stages of EfficientNet-Lite0 up to stride 16.
-EFFICIENTNET_STAGES = 5
 
 
 class ResidualBlock(nn.Module):
@@ -105,8 +103,8 @@ class EfficientNetStem(ConvolutionalStem):
         self, img_size: int, patch_size: int, in_chans: int = 3, embed_dim: int = 768, bias: bool = True, **_: Any
     ) -> None:
         super().__init__(img_size, patch_size)
-        self.layers = efficientnet_layers(in_chans, EFFICIENTNET_STAGES)
-        self.proj = nn.Linear(WIDTHS[EFFICIENTNET_STAGES], embed_dim, bias=bias)
+        self.layers = efficientnet_layers(in_chans, STEM_STAGES)
+        self.proj = nn.Linear(WIDTHS[STEM_STAGES], embed_dim, bias=bias)
 
 
 # Of `HandMIMConfig.stem`, what stands in place of timm's patch projection.

@@ -7,15 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_hiu_dmtl import HIUDMTLConfig
-from .efficientnet import WIDTHS, efficientnet_layers
+from .efficientnet import STEM_STAGES, WIDTHS, efficientnet_layers
 from .hand_state import STATE_SIZE, Correction
 from .layers_pyramid import Pyramid
 from .targets_hiu_dmtl import BONES, mean_fields
 
 # Cells of the regressor's last map, a side: some of where things are must survive the pooling.
 REGRESSOR_CELLS = 4
-# Stages of EfficientNet-Lite0 up to stride 16, and those of them that are the last of their stride, from 4 on.
-EFFICIENTNET_STAGES = 5
+# Of EfficientNet-Lite0's stages in the stem those that are the last of their stride, from 4 on.
 PYRAMID_STAGES = (2, 3, 5)
 
 
@@ -68,7 +67,7 @@ class EfficientNetStem(nn.Module):
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
-        self.layers = efficientnet_layers(in_channels, EFFICIENTNET_STAGES)
+        self.layers = efficientnet_layers(in_channels, STEM_STAGES)
         self.pyramid = Pyramid(tuple(WIDTHS[stage] for stage in PYRAMID_STAGES), width)
 
     def forward(self, pixel_values: Tensor) -> Tensor:

@@ -72,6 +72,16 @@ def test_layers_compute_what_the_network_does(tmp_path, network, names, stages):
         assert torch.equal(layers(pixels), network.blocks[:stages](network.bn1(network.conv_stem(pixels))))
 
 
+@pytest.mark.parametrize("prefix", ["backbone.encoder.patch_embed", "patch_embed", "backbone.stem", "stem"])
+def test_a_checkpoints_stem_is_found(prefix):
+    assert layer_name(f"{prefix}.layers.2.0.conv_pw.weight") == "2.0.conv_pw.weight"
+
+
+def test_of_a_pretraining_checkpoint_the_teacher_alone_is_taken():
+    """That is what fine-tuning loads; the student has the same names behind another word."""
+    assert layer_name("student.encoder.patch_embed.layers.2.0.conv_pw.weight") is None
+
+
 def test_widths_and_strides():
     x = torch.randn(1, 3, 64, 64)
     for layer, width, stride in zip(make_layers(), WIDTHS, STRIDES, strict=True):

@@ -261,7 +261,9 @@ def test_wrong_configurations_are_told(options: dict[str, Any], message: str) ->
         HIUDMTLConfig(**(SMALL | options))
 
 
-@pytest.mark.parametrize(("stem", "levels", "stride"), [("convolutions", 1, 8), ("efficientnet", 1, 16)])
+@pytest.mark.parametrize(
+    ("stem", "levels", "stride"), [("convolutions", 1, 8), ("convolutions", 2, 16), ("efficientnet", 1, 16)]
+)
 def test_wrong_inputs_are_told(stem: str, levels: int, stride: int) -> None:
     model = make(stem=stem, encoder_levels=levels)
     with pytest.raises(ValueError, match=f"multiples of {stride}"):
