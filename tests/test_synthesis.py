@@ -262,6 +262,7 @@ def test_variety_changes_what_it_names_and_nothing_else():
         ({"faults": ["blur"]}, True),
         ({"faults": []}, True),
         ({"sleeves": 0}, True),
+        ({"relief": 0.5}, True),
         ({"jewellery": 0.8}, True),
         ({"shadows": 1.0}, True),
         ({"borders": False}, True),

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from .relief import KNUCKLES, draw_reliefs, face_texels
+
 # Rest space is MANO's: fingers along -x, back of the hand +y, thumb +z; so the elbow lies along +x.
 _BEND_END = 0.06  # m past the wrist, beyond which the forearm is rigid and may be cut finer and stretched
 FOREARM_LENGTH = 0.34  # m from the wrist to the cut end, before `cameras.arm_stretch`
 TEXTURE_SIDE = 256
 _NUM_NOISE = 24
 _NUM_WAVES = 24
-_KNUCKLES = (1, 4, 10, 7)  # skeleton joints, in MANO's order: index, middle, ring, little
 
 
 @dataclass
@@ -38,6 +39,7 @@ class HandMesh:
         face_texel: (2, 3, F) texels, u right and v down, of each corner; the forearm lies on a blank one.
         texture: (TEXTURE_SIDE^2, 4) in [0, 1]: crease, knuckle, redness, nail.
         texture_kind: (TEXTURE_SIDE^2,) uint8, 1: crease or knuckle there, 2: nail, 3: both.
+        relief: (NUM_RELIEFS * TEXTURE_SIDE^2, 2) see `relief.draw_reliefs`; 0 on the forearm.
         noise: (_NUM_NOISE, Vr) smooth random fields on the skin, mean 0, standard deviation 1, fine ones last.
         stretched: (S,) int64 vertices of the rigid forearm. stretch: (S,) share, in [0, 1], of a lengthening of the arm
             that moves each.
@@ -60,6 +62,7 @@ class HandMesh:
     face_texel: Tensor
     texture: Tensor
     texture_kind: Tensor
+    relief: Tensor
     noise: Tensor
     stretched: Tensor
     stretch: Tensor
@@ -146,6 +149,7 @@ def load_hand_mesh(device: str = "cpu") -> HandMesh:
         "face_texel": uv[face_uv].permute(2, 1, 0).contiguous(),
         "texture": texture,
         "texture_kind": (texture[:, :2].amax(1) > 0).byte() + (texture[:, 3] > 0).byte() * 2,
+        "relief": _reliefs(faces, uv[face_uv], rest, vertex["dorsal"], arrays),
         "noise": _noise_fields(rest),
         "stretched": stretched,
         "stretch": stretch[stretched],
@@ -204,12 +208,24 @@ def _ring_faces(faces: Tensor, rest: Tensor, arrays: dict[str, Tensor]) -> dict[
     joints = arrays["joint_regressor"].float() @ arrays["template"].float()
     own = F.pad(weights, (0, 0, 0, len(rest) - len(weights)))[faces].mean(1)  # (F, 16); the forearm's is 0
     finger, place = torch.zeros(len(faces), dtype=torch.uint8), torch.zeros(len(faces), 3)
-    for number, knuckle in enumerate(_KNUCKLES, 1):
+    for number, knuckle in enumerate(KNUCKLES, 1):
         bone = joints[knuckle + 1] - joints[knuckle]
         along = (rest[faces] - joints[knuckle]) @ bone / bone.square().sum()
         chosen = (own[:, knuckle] > 0.5) & (along.amax(1) > 0.2) & (along.amin(1) < 0.8)
         finger[chosen], place[chosen] = number, along[chosen]
     return {"ring_face": finger, "ring_place": place}
+
+
+def _reliefs(faces: Tensor, corners: Tensor, rest: Tensor, dorsal: Tensor, arrays: dict[str, Tensor]) -> Tensor:
+    """`HandMesh.relief`."""
+    joints = arrays["joint_regressor"].float() @ arrays["template"].float()
+    hand = (faces < len(arrays["template"])).all(1)
+    surface = face_texels(corners[hand], torch.cat([rest, dorsal], 1)[faces[hand]], TEXTURE_SIDE)
+    there = ~surface[:, 0].isnan()
+    maps = draw_reliefs(surface[there, :3], surface[there, 3], joints)
+    result = torch.zeros(len(maps), len(surface), 2)
+    result[:, there] = maps
+    return result.flatten(0, 1)
 
 
 def _noise_fields(rest: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .hand_mesh import HandMesh
 from .random import SampleRandom
+from .relief import NUM_RELIEFS
 from .variety import VARIETIES, Variety
 
 # From very light to very dark, sRGB; judged by eye against the ten tones of the Monk scale.
@@ -32,6 +33,8 @@ class Skin:
     Attributes:
         albedo: (B, 3, Vr) linear.
         nail: (B, 3) linear. detail: (B, 2, 3) share of light that a full crease and a full knuckle fold swallow.
+        relief: (B,) int64, which of the mesh's maps of what is fine. relief_strength: (B, 2) of light from the side on
+            it, either side; of the veins' colour.
         sleeve_start: (B,) m along the forearm (rest x); infinite without a sleeve.
         sleeve_thickness: (B,) m.
         sleeve_colour: (B, 2, 3) linear, cloth and stripes.
@@ -46,6 +49,8 @@ class Skin:
     albedo: Tensor
     nail: Tensor
     detail: Tensor
+    relief: Tensor
+    relief_strength: Tensor
     sleeve_start: Tensor
     sleeve_thickness: Tensor
     sleeve_colour: Tensor
@@ -90,6 +95,7 @@ def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["fu
         albedo=albedo.clamp_(0.03, 0.98).square_(),
         nail=nail.clamp(0.03, 0.98).square(),
         detail=dark.clamp(max=0.8),
+        **_relief(random.fork("relief"), variety.relief),
         sleeve_start=start,
         sleeve_thickness=random.uniform((), 0.002, 0.010),
         sleeve_colour=cloth.square(),
@@ -98,6 +104,14 @@ def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["fu
         gloss=random.uniform((), 0.0, 0.22),
         roughness=random.uniform((), 8.0, 60.0),
     )
+
+
+def _relief(random: SampleRandom, share: float) -> dict[str, Tensor]:
+    """Relief on a share of the hands: `Skin.relief` and `relief_strength`."""
+    side = torch.where(random.bernoulli(0.5), 1.0, -1.0)
+    light, veins = random.uniform((), 0.0, 0.5) * side, random.uniform((), 0.0, 0.25)
+    strength = torch.stack([light, veins], 1) * random.bernoulli(share, (1,))
+    return {"relief": random.integers((), 0, NUM_RELIEFS), "relief_strength": strength}
 
 
 def _jewellery(random: SampleRandom, share: float) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from ..rendering import nonzero
 from .hand_mesh import TEXTURE_SIDE, HandMesh
 from .skin import RING_PLACE, Skin
 
+VEIN = (1.0, 0.75, 0.45)  # shares of light that a vein swallows, red most: it looks blue or green
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -63,13 +65,16 @@ class Surface:
             colour.index_copy_(0, where, metal * irradiance.index_select(0, where))
 
     def _detail(self, colour: Tensor, irradiance: Tensor, weights: Tensor, face: Tensor, row: Tensor) -> None:
-        """Creases, folds over the knuckles and nails from the texture, on colours (P, 3) in place."""
+        """Relief, creases, folds over the knuckles and nails from the textures, on colours (P, 3) in place."""
         mesh, side = self.mesh, TEXTURE_SIDE
         x, y = (
             sum(corner.index_select(0, face) * weights[:, k] for k, corner in enumerate(axis)).int().clamp_(0, side - 1)
             for axis in mesh.face_texel
         )
         texel = y.mul_(side).add_(x)
+        own = self.skin.relief.index_select(0, row).mul_(side * side).add_(texel)
+        fine = mesh.relief.index_select(0, own).mul_(self.skin.relief_strength.index_select(0, row))
+        colour.mul_(torch.addcmul(1 + fine[:, :1], fine[:, 1:], colour.new_tensor(VEIN), value=-1))
         kind = mesh.texture_kind.index_select(0, texel)
         fold, nail = nonzero(kind & 1), nonzero(kind & 2)
         look = mesh.texture.index_select(0, texel.index_select(0, fold))

@@ -29,6 +29,7 @@ class Variety:
         persons: share of pictures of people, who have both hands; in a share `loose` of these the crop is of the
             person, not of a hand. For finding hands: a hand that is cropped may lie behind the trunk or out of sight.
         things: share of pictures with an object in or before the hand; those without a hand always have one.
+        relief: share of hands whose skin shows tendons, veins and wrinkles.
         sleeves: share of arms with a sleeve.
         jewellery: share of hands with a ring, and of wrists with a bracelet or watch.
         shadows: share of pictures in which the hand darkens what is behind it.
@@ -47,6 +48,7 @@ class Variety:
     together: float = 0.3
     persons: float = 0.0
     things: float = 0.25
+    relief: float = 1.0
     sleeves: float = 0.55
     jewellery: float = 0.0
     shadows: float = 0.33

@@ -50,6 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "no second hands": {"second_hands": 0},
     "people, three in ten": {"persons": 0.3},
     "no objects": {"things": 0},
+    "no relief of the skin": {"relief": 0},
     "no sleeves": {"sleeves": 0},
     "jewellery": {"jewellery": 0.3},
     "no shadows on the background": {"shadows": 0},

@@ -1,0 +1,96 @@
+"""Relief of the skin: what is fine, where it lies, and that it is colour alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handmim.synthesis import generate
+from handmim.synthesis.hand_mesh import TEXTURE_SIDE, HandMesh, load_hand_mesh
+from handmim.synthesis.relief import NUM_RELIEFS, _Waves, draw_reliefs, face_texels
+
+SIDE = 32
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_texels_take_the_values_of_their_faces(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(1, 3, 2, generator=generator) * 8 + torch.rand(2, generator=generator) * 20
+    values = torch.cat([corners, torch.ones(1, 3, 1)], 2)  # where they lie, and a constant
+    texels = face_texels(corners, values, SIDE)
+    there = torch.nonzero(~texels[:, 0].isnan()).squeeze(1)
+    centres = torch.stack([there % SIDE, there // SIDE], 1) + 0.5
+    assert len(there) and (texels[there, 2] - 1).abs().max() < 1e-5
+    assert (texels[there, :2] - centres).abs().max() <= 0.5 + 1e-4
+    assert (centres > corners.amin(1) - 1).all() and (centres < corners.amax(1) + 1).all()
+
+
+def test_all_texels_inside_a_face_are_found():
+    corners = torch.tensor([[[2.0, 3.0], [9.5, 4.0], [4.0, 9.0]]])
+    texels = face_texels(corners, torch.ones(1, 3, 1), SIDE).view(SIDE, SIDE)
+    y, x = torch.meshgrid(torch.arange(SIDE) + 0.5, torch.arange(SIDE) + 0.5, indexing="ij")
+    inside = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    for start, end in ((0, 1), (1, 2), (2, 0)):
+        (ax, ay), (bx, by) = corners[0, start].tolist(), corners[0, end].tolist()
+        inside &= (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0
+    assert inside.sum() > 15 and not texels[inside].isnan().any()
+
+
+def test_lines_are_as_wide_as_asked():
+    waves = _Waves(0.04, torch.Generator().manual_seed(0))
+    points = torch.rand(20000, 3, generator=torch.Generator().manual_seed(1)) * 0.2
+    narrow, wide = ((waves.valleys(points, width) > 0.5).float().mean() for width in (0.0008, 0.0016))
+    assert wide / narrow == pytest.approx(2, rel=0.15)
+    assert waves(points).std() == pytest.approx(1, rel=0.15)
+
+
+def texel_maps() -> tuple[HandMesh, torch.Tensor, torch.Tensor]:
+    """The mesh; reliefs (NUM_RELIEFS, T, 2) of the hand's texels; how much these lie on the back (T,)."""
+    mesh = load_hand_mesh()
+    faces = mesh.hand_face
+    values = torch.cat([mesh.rest, mesh.dorsal[:, None]], 1)[mesh.faces[faces]]
+    surface = face_texels(mesh.face_texel[..., faces].permute(2, 1, 0), values, TEXTURE_SIDE)
+    there = ~surface[:, 0].isnan()
+    return mesh, mesh.relief.view(NUM_RELIEFS, -1, 2)[:, there], surface[there, 3]
+
+
+def test_hands_differ_and_the_forearm_is_smooth():
+    mesh, maps, _ = texel_maps()
+    assert maps.isfinite().all() and maps[..., 0].abs().max() <= 1 and 0 <= maps[..., 1].min() <= maps.max() <= 1
+    flat = maps[..., 0] / maps[..., 0].std(1, keepdim=True)
+    alike = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0)
+    assert alike.abs().max() < 0.5
+    arm = mesh.face_texel[..., (mesh.rest[mesh.faces, 0] > 0.07).all(1)]  # past the wrist's bend: one blank texel
+    assert arm.abs().max() == 0 and mesh.relief.view(NUM_RELIEFS, -1, 2)[:, 0].abs().max() == 0
+
+
+def test_veins_lie_on_the_back():
+    _, maps, dorsal = texel_maps()
+    assert maps[:, dorsal < 0.5, 1].max() < 1e-6 < 0.1 < maps[:, dorsal > 0.8, 1].max()
+
+
+def test_slopes_are_those_of_the_height():
+    """A longer step does not change what light from the side sees of it."""
+    points = torch.rand(500, 3, generator=torch.Generator().manual_seed(3)) * torch.tensor([-0.1, 0.01, 0.06])
+    joints = torch.zeros(16, 3)
+    joints[[1, 4, 7, 10], 0] = -0.09
+    joints[[1, 4, 7, 10], 2] = torch.tensor([0.02, 0.0, -0.03, -0.02])
+    maps = draw_reliefs(points, torch.ones(500), joints)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("handmim.synthesis.relief._STEP", 1e-4)
+        finer = draw_reliefs(points, torch.ones(500), joints)
+    assert (maps - finer).abs().mean() < 0.1 * maps[..., 0].abs().mean()
+
+
+@pytest.mark.usefixtures("small_bank")
+def test_relief_changes_the_skin_and_nothing_else():
+    clean = {"base": "plain", "sleeves": 0, "shadows": 0}
+    fine, smooth = (generate(6, range(16), size=64, variety=clean | {"relief": share}) for share in (1, 0))
+    changed = (fine.images.int() - smooth.images.int()).abs().amax(3)
+    mask = smooth.labels["mask"] > 0
+    assert (changed[mask].float() > 2).float().mean() > 0.05
+    # a picture's brightness follows the hand's, so that the background may change by a step
+    assert changed[~mask].float().quantile(0.9) <= 1
+    for name, value in fine.labels.items():
+        assert torch.equal(value, smooth.labels[name]), name
