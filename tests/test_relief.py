@@ -22,8 +22,11 @@ def test_texels_take_the_values_of_their_faces(seed: int):
     there = torch.nonzero(~texels[:, 0].isnan()).squeeze(1)
     centres = torch.stack([there % SIDE, there // SIDE], 1) + 0.5
     assert len(there) and (texels[there, 2] - 1).abs().max() < 1e-5
-    assert (texels[there, :2] - centres).abs().max() <= 0.5 + 1e-4
-    assert (centres > corners.amin(1) - 1).all() and (centres < corners.amax(1) + 1).all()
+    beside = ((texels[there, :2] - centres).abs() > 0.5 + 1e-4).any(1)  # the margin has its neighbours' values
+    assert (texels[there, :2] - centres).abs().max() <= 3 and beside.sum() < len(there)
+    assert (centres > corners.amin(1) - 3).all() and (centres < corners.amax(1) + 3).all()
+    inside = (centres > corners.amin(1) - 0.5).all(1) & (centres < corners.amax(1) + 0.5).all(1)
+    assert beside[~inside].all()
 
 
 def test_all_texels_inside_a_face_are_found():
@@ -46,36 +49,36 @@ def test_lines_are_as_wide_as_asked():
 
 
 def texel_maps() -> tuple[HandMesh, torch.Tensor, torch.Tensor]:
-    """The mesh; reliefs (NUM_RELIEFS, T, 2) of the hand's texels; how much these lie on the back (T,)."""
+    """The mesh; reliefs (NUM_RELIEFS, T, 3) of the hand's texels; how much these lie on the back (T,)."""
     mesh = load_hand_mesh()
     faces = mesh.hand_face
     values = torch.cat([mesh.rest, mesh.dorsal[:, None]], 1)[mesh.faces[faces]]
     surface = face_texels(mesh.face_texel[..., faces].permute(2, 1, 0), values, TEXTURE_SIDE)
     there = ~surface[:, 0].isnan()
-    return mesh, mesh.relief.view(NUM_RELIEFS, -1, 2)[:, there], surface[there, 3]
+    return mesh, mesh.relief.view(NUM_RELIEFS, -1, 3)[:, there], surface[there, 3]
 
 
 def test_hands_differ_and_the_forearm_is_smooth():
     mesh, maps, _ = texel_maps()
-    assert maps.isfinite().all() and maps[..., 0].abs().max() <= 1 and 0 <= maps[..., 1].min() <= maps.max() <= 1
+    assert maps.isfinite().all() and maps[..., 0].abs().max() <= 1 and 0 <= maps[..., 1:].min() <= maps.max() <= 1
     flat = maps[..., 0] / maps[..., 0].std(1, keepdim=True)
     alike = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0)
     assert alike.abs().max() < 0.5
     arm = mesh.face_texel[..., (mesh.rest[mesh.faces, 0] > 0.07).all(1)]  # past the wrist's bend: one blank texel
-    assert arm.abs().max() == 0 and mesh.relief.view(NUM_RELIEFS, -1, 2)[:, 0].abs().max() == 0
+    assert arm.abs().max() == 0 and mesh.relief.view(NUM_RELIEFS, -1, 3)[:, 0].abs().max() == 0
 
 
-def test_veins_lie_on_the_back():
+def test_veins_and_dark_joints_lie_on_the_back():
     _, maps, dorsal = texel_maps()
-    assert maps[:, dorsal < 0.5, 1].max() < 1e-6 < 0.1 < maps[:, dorsal > 0.8, 1].max()
+    for kind, limit in ((1, 0.5), (2, 0.3)):
+        assert maps[:, dorsal < limit, kind].max() < 1e-6 < 0.1 < maps[:, dorsal > 0.8, kind].max()
 
 
 def test_slopes_are_those_of_the_height():
-    """A longer step does not change what light from the side sees of it."""
-    points = torch.rand(500, 3, generator=torch.Generator().manual_seed(3)) * torch.tensor([-0.1, 0.01, 0.06])
-    joints = torch.zeros(16, 3)
-    joints[[1, 4, 7, 10], 0] = -0.09
-    joints[[1, 4, 7, 10], 2] = torch.tensor([0.02, 0.0, -0.03, -0.02])
+    """A shorter step does not change what light from the side sees of it."""
+    generator = torch.Generator().manual_seed(3)
+    points = torch.rand(500, 3, generator=generator) * torch.tensor([-0.1, 0.01, 0.06])
+    joints = torch.randn(16, 3, generator=generator) * 0.05
     maps = draw_reliefs(points, torch.ones(500), joints)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("handmim.synthesis.relief._STEP", 1e-4)

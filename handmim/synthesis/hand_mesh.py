@@ -39,7 +39,7 @@ class HandMesh:
         face_texel: (2, 3, F) texels, u right and v down, of each corner; the forearm lies on a blank one.
         texture: (TEXTURE_SIDE^2, 4) in [0, 1]: crease, knuckle, redness, nail.
         texture_kind: (TEXTURE_SIDE^2,) uint8, 1: crease or knuckle there, 2: nail, 3: both.
-        relief: (NUM_RELIEFS * TEXTURE_SIDE^2, 2) see `relief.draw_reliefs`; 0 on the forearm.
+        relief: (NUM_RELIEFS * TEXTURE_SIDE^2, 3) see `relief.draw_reliefs`; 0 on the forearm.
         noise: (_NUM_NOISE, Vr) smooth random fields on the skin, mean 0, standard deviation 1, fine ones last.
         stretched: (S,) int64 vertices of the rigid forearm. stretch: (S,) share, in [0, 1], of a lengthening of the arm
             that moves each.
@@ -223,7 +223,7 @@ def _reliefs(faces: Tensor, corners: Tensor, rest: Tensor, dorsal: Tensor, array
     surface = face_texels(corners[hand], torch.cat([rest, dorsal], 1)[faces[hand]], TEXTURE_SIDE)
     there = ~surface[:, 0].isnan()
     maps = draw_reliefs(surface[there, :3], surface[there, 3], joints)
-    result = torch.zeros(len(maps), len(surface), 2)
+    result = torch.zeros(len(maps), len(surface), 3)
     result[:, there] = maps
     return result.flatten(0, 1)
 

@@ -1,21 +1,25 @@
-"""What is fine on skin and differs from hand to hand: tendons, veins and wrinkles of the back, small lines of the palm.
+"""What is fine on skin and differs from hand to hand: tendons, veins, wrinkled joints, small lines of the palm.
 
-A back that is smooth but for its knuckles is told from a palm by any line on it; a photographed back is full of lines.
-The maps are functions of the rest surface, drawn once; a hand takes one of them.
+A rendered back without it is told from a palm by any line across it; a photographed back is full of lines, most of all
+over the joints of the fingers. The maps are functions of the rest surface, drawn once; a hand takes one of them.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NUM_RELIEFS = 16
-KNUCKLES = (1, 4, 10, 7)  # skeleton joints, in MANO's order: index, middle, ring, little
+# Skeleton joints, in MANO's order.
+KNUCKLES = (1, 4, 10, 7)  # index, middle, ring, little
+_FINGER_JOINTS = (2, 3, 5, 6, 11, 12, 8, 9, 15)  # middle and last ones; the thumb's last
 _SEED = 22
 _NUM_WAVES = 16
 _STEP = 3e-4  # m, for slopes
 _CONTRAST = 4.0  # of light from the side: a slope of a quarter takes or doubles it
 _FADE = 0.03  # m before the forearm
+_MARGIN = 2  # texels
 _SAMPLES = 9  # points along a face's side that find its texels
 
 
@@ -28,7 +32,7 @@ def face_texels(corners: Tensor, values: Tensor, side: int) -> Tensor:
         side: Of the texture.
 
     Returns:
-        (side^2, C); NaN where no face lies.
+        (side^2, C); NaN where no face lies, nor within `_MARGIN` texels: what is read at a seam may lie beside it.
     """
     steps = torch.arange(_SAMPLES + 1) / _SAMPLES
     u, v = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
@@ -36,6 +40,11 @@ def face_texels(corners: Tensor, values: Tensor, side: int) -> Tensor:
     place = torch.einsum("sk,fkc->fsc", weights, corners).flatten(0, 1).int().clamp_(0, side - 1)
     result = values.new_full((side * side, values.shape[2]), float("nan"))
     result[(place[:, 1] * side + place[:, 0]).long()] = torch.einsum("sk,fkc->fsc", weights, values).flatten(0, 1)
+    for _ in range(_MARGIN):
+        there = ~result[:, :1].isnan()
+        known = torch.cat([result.where(there, 0), there.to(result.dtype)], 1).T.view(1, -1, side, side)
+        near = F.avg_pool2d(known, 3, 1, 1).flatten(2)[0].T
+        result = torch.where(there | (near[:, -1:] == 0), result, near[:, :-1] / near[:, -1:])
     return result
 
 
@@ -48,8 +57,8 @@ def draw_reliefs(points: Tensor, dorsal: Tensor, joints: Tensor) -> Tensor:
         joints: (16, 3) rest positions of the skeleton.
 
     Returns:
-        (`NUM_RELIEFS`, T, 2): how much brighter light from the side makes it there, about in [-1, 1]; how much of a
-        vein is seen, in [0, 1].
+        (`NUM_RELIEFS`, T, 3): how much brighter light from the side makes it there, in [-1, 1]; how much of a vein is
+        seen, in [0, 1]; how dark the skin over a finger's joint is, in [0, 1].
     """
     generator = torch.Generator().manual_seed(_SEED)
     return torch.stack([_Relief(joints, generator).maps(points, dorsal) for _ in range(NUM_RELIEFS)])
@@ -63,8 +72,9 @@ class _Relief:
         self.tendons = torch.rand(len(KNUCKLES), generator=generator) * torch.rand((), generator=generator)
         self.sideways = torch.randn(len(KNUCKLES), generator=generator) * 0.0015
         self.angle = torch.rand((), generator=generator) * 2 * torch.pi
-        amount = torch.rand(4, generator=generator)
-        self.vein, self.wrinkle, self.line, self.grain = amount.tolist()
+        amount = torch.rand(5, generator=generator)
+        self.vein, self.wrinkle, self.line, self.grain, self.dark = amount.tolist()
+        self.folds = torch.rand(len(_FINGER_JOINTS), generator=generator) * torch.rand((), generator=generator)
         stretched = torch.tensor([0.6, 1.0, 1.2])  # veins run along the hand
         self.courses = _Waves(0.045, generator, stretched)
         self.present = _Waves(0.05, generator)
@@ -74,18 +84,20 @@ class _Relief:
         self.pores = _Waves(0.0045, generator)
 
     def maps(self, points: Tensor, dorsal: Tensor) -> Tensor:
-        """(T, 2), see `draw_reliefs`."""
+        """(T, 3), see `draw_reliefs`."""
         here = self._height(points, dorsal)
         slopes = [(self._height(points + _STEP * axis, dorsal) - here) / _STEP for axis in torch.eye(3)[[0, 2]]]
         shade = slopes[0] * self.angle.cos() + slopes[1] * self.angle.sin()
-        maps = torch.stack([(_CONTRAST * shade).clamp(-1, 1), self.vein * self._veins(points, dorsal)], 1)
+        veins, patches = self.vein * self._veins(points, dorsal), self.dark * self._joints(points, dorsal)[0]
+        maps = torch.stack([(_CONTRAST * shade).clamp(-1, 1), veins, patches], 1)
         return maps * ((points[:, :1].max() - points[:, :1]) / _FADE).clamp(0, 1)  # no edge where the forearm begins
 
     def _height(self, points: Tensor, dorsal: Tensor) -> Tensor:
         """(T,) m."""
         back = (2 * dorsal - 1).clamp(0, 1)
         palm = (1 - 2 * dorsal).clamp(0, 1)
-        height = 6e-4 * self._tendons(points) * back + 6e-4 * self.vein * self._veins(points, dorsal)
+        height = 6e-4 * self._tendons(points) * back + 5e-4 * self.vein * self._veins(points, dorsal)
+        height -= 4e-4 * self._joints(points, dorsal)[1]
         rough = (0.5 + 0.5 * self.uneven(points)).clamp(0, 1.5)
         height += 1.0e-4 * self.wrinkle * rough * back * self.across(points)
         height -= 2.5e-4 * self.line * palm * self.lines.valleys(points, 0.0008)
@@ -103,11 +115,27 @@ class _Relief:
             height += strength * shown * (-(offset / 0.0020).square()).exp()
         return height
 
+    def _joints(self, points: Tensor, dorsal: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (T,) in [0, 1]: the loose skin over the fingers' joints, and the lines across it."""
+        skin, lines = torch.zeros(len(points)), torch.zeros(len(points))
+        back = (2 * dorsal - 0.6).clamp(0, 1)
+        wander = 0.0006 * self.uneven(points)
+        for strength, joint in zip(self.folds, _FINGER_JOINTS, strict=True):
+            bone = self.joints[joint] - self.joints[joint - 1]
+            bone = bone / bone.norm()
+            offset = points - self.joints[joint]
+            along = offset @ bone
+            near = (offset - along[:, None] * bone).norm(dim=1) < 0.014  # not the next finger
+            patch = back * near * (-(along / 0.0055).square()).exp()
+            skin = torch.maximum(skin, patch)
+            lines += strength * patch * (0.5 + 0.5 * ((along + wander) * (2 * torch.pi / 0.0032)).cos())
+        return skin, lines
+
     def _veins(self, points: Tensor, dorsal: Tensor) -> Tensor:
         """(T,) in [0, 1]: a network of lines on the back, here and there, not on the fingers' ends."""
         reach = (1.45 + (points[:, 0] - self.joints[0, 0]) / 0.10).clamp(0, 1)  # fingers lie along -x
         shown = (0.6 + 0.8 * self.present(points)).clamp(0, 1) * (2 * dorsal - 1).clamp(0, 1) * reach
-        return shown * self.courses.valleys(points, 0.0016)
+        return shown * self.courses.valleys(points, 0.0020)
 
 
 class _Waves:

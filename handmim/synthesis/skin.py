@@ -33,8 +33,8 @@ class Skin:
     Attributes:
         albedo: (B, 3, Vr) linear.
         nail: (B, 3) linear. detail: (B, 2, 3) share of light that a full crease and a full knuckle fold swallow.
-        relief: (B,) int64, which of the mesh's maps of what is fine. relief_strength: (B, 2) of light from the side on
-            it, either side; of the veins' colour.
+        relief: (B,) int64, which of the mesh's maps of what is fine. relief_strength: (B, 3) of light from the side on
+            it, either side; of the veins' colour; of dark skin over the fingers' joints.
         sleeve_start: (B,) m along the forearm (rest x); infinite without a sleeve.
         sleeve_thickness: (B,) m.
         sleeve_colour: (B, 2, 3) linear, cloth and stripes.
@@ -109,8 +109,12 @@ def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["fu
 def _relief(random: SampleRandom, share: float) -> dict[str, Tensor]:
     """Relief on a share of the hands: `Skin.relief` and `relief_strength`."""
     side = torch.where(random.bernoulli(0.5), 1.0, -1.0)
-    light, veins = random.uniform((), 0.0, 0.5) * side, random.uniform((), 0.0, 0.25)
-    strength = torch.stack([light, veins], 1) * random.bernoulli(share, (1,))
+    light, vein, dark = (
+        random.uniform((), 0.0, 0.5) * side,
+        random.uniform((), 0.0, 0.25),
+        random.uniform((), 0.0, 0.45),
+    )
+    strength = torch.stack([light, vein, dark], 1) * random.bernoulli(share, (1,))
     return {"relief": random.integers((), 0, NUM_RELIEFS), "relief_strength": strength}
 
 

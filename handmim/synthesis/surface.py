@@ -12,7 +12,8 @@ from ..rendering import nonzero
 from .hand_mesh import TEXTURE_SIDE, HandMesh
 from .skin import RING_PLACE, Skin
 
-VEIN = (1.0, 0.75, 0.45)  # shares of light that a vein swallows, red most: it looks blue or green
+# Shares of light that a vein and dark skin swallow: the one looks blue or green, the other brown.
+VEIN, PIGMENT = (1.0, 0.75, 0.45), (0.75, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Surface:
         texel = y.mul_(side).add_(x)
         own = self.skin.relief.index_select(0, row).mul_(side * side).add_(texel)
         fine = mesh.relief.index_select(0, own).mul_(self.skin.relief_strength.index_select(0, row))
-        colour.mul_(torch.addcmul(1 + fine[:, :1], fine[:, 1:], colour.new_tensor(VEIN), value=-1))
+        shade = torch.addcmul(1 + fine[:, :1], fine[:, 1:2], colour.new_tensor(VEIN), value=-1)
+        colour.mul_(shade.addcmul_(fine[:, 2:], colour.new_tensor(PIGMENT), value=-1))
         kind = mesh.texture_kind.index_select(0, texel)
         fold, nail = nonzero(kind & 1), nonzero(kind & 2)
         look = mesh.texture.index_select(0, texel.index_select(0, fold))
