@@ -1,7 +1,7 @@
 """What is fine on skin and differs from hand to hand: tendons, veins, wrinkled joints, small lines of the palm.
 
-A rendered back without it is told from a palm by any line across it; a photographed back is full of lines, most of all
-over the joints of the fingers. The maps are functions of the rest surface, drawn once; a hand takes one of them.
+A rendered back without it can be told from a palm by any line across it; a photographed back is full of lines, most of
+all over the joints of the fingers. The maps are functions of the rest surface, drawn once; a hand takes one of them.
 """
 
 from __future__ import annotations
