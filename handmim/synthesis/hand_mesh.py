@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from .relief import KNUCKLES, draw_reliefs, face_texels
+from .relief import KNUCKLES, draw_reliefs, face_texels, widen_margin
 
 # Rest space is MANO's: fingers along -x, back of the hand +y, thumb +z; so the elbow lies along +x.
 _BEND_END = 0.06  # m past the wrist, beyond which the forearm is rigid and may be cut finer and stretched
 FOREARM_LENGTH = 0.34  # m from the wrist to the cut end, before `cameras.arm_stretch`
 TEXTURE_SIDE = 256
+_MARGIN = 2  # texels around the texture's islands
 _NUM_NOISE = 24
 _NUM_WAVES = 24
 
@@ -221,9 +222,11 @@ def _reliefs(faces: Tensor, corners: Tensor, rest: Tensor, dorsal: Tensor, array
     joints = arrays["joint_regressor"].float() @ arrays["template"].float()
     hand = (faces < len(arrays["template"])).all(1)
     surface = face_texels(corners[hand], torch.cat([rest, dorsal], 1)[faces[hand]], TEXTURE_SIDE)
+    for _ in range(_MARGIN):
+        surface = widen_margin(surface, TEXTURE_SIDE)
     there = ~surface[:, 0].isnan()
     maps = draw_reliefs(surface[there, :3], surface[there, 3], joints)
-    result = torch.zeros(len(maps), len(surface), 3)
+    result = torch.zeros(len(maps), len(surface), maps.shape[2])
     result[:, there] = maps
     return result.flatten(0, 1)
 

@@ -17,9 +17,9 @@ _FINGER_JOINTS = (2, 3, 5, 6, 11, 12, 8, 9, 15)  # middle and last ones; the thu
 _SEED = 22
 _NUM_WAVES = 16
 _STEP = 3e-4  # m, for slopes
+_FOLDED = 0.015  # m along a finger from its joint, beyond which there is nothing of its skin
 _CONTRAST = 4.0  # of light from the side: a slope of a quarter takes or doubles it
 _FADE = 0.03  # m before the forearm
-_MARGIN = 2  # texels
 _SAMPLES = 9  # points along a face's side that find its texels
 
 
@@ -32,20 +32,25 @@ def face_texels(corners: Tensor, values: Tensor, side: int) -> Tensor:
         side: Of the texture.
 
     Returns:
-        (side^2, C); NaN where no face lies, nor within `_MARGIN` texels: what is read at a seam may lie beside it.
+        (side^2, C); NaN where no face lies.
     """
     steps = torch.arange(_SAMPLES + 1) / _SAMPLES
     u, v = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
     weights = torch.stack([u, v, 1 - u - v], 1)[u + v < 1 + 1e-6]
     place = torch.einsum("sk,fkc->fsc", weights, corners).flatten(0, 1).int().clamp_(0, side - 1)
-    result = values.new_full((side * side, values.shape[2]), float("nan"))
-    result[(place[:, 1] * side + place[:, 0]).long()] = torch.einsum("sk,fkc->fsc", weights, values).flatten(0, 1)
-    for _ in range(_MARGIN):
-        there = ~result[:, :1].isnan()
-        known = torch.cat([result.where(there, 0), there.to(result.dtype)], 1).T.view(1, -1, side, side)
-        near = F.avg_pool2d(known, 3, 1, 1).flatten(2)[0].T
-        result = torch.where(there | (near[:, -1:] == 0), result, near[:, :-1] / near[:, -1:])
-    return result
+    found = torch.einsum("sk,fkc->fsc", weights, values).flatten(0, 1)
+    # Of many points in a texel the first: which one an assignment by index would keep depends on the threads.
+    first = torch.full((side * side,), len(found))
+    first.scatter_reduce_(0, (place[:, 1] * side + place[:, 0]).long(), torch.arange(len(found)), "amin")
+    return torch.cat([found, found.new_full((1, found.shape[1]), float("nan"))])[first]
+
+
+def widen_margin(texels: Tensor, side: int) -> Tensor:
+    """Texels (side^2, C) whose neighbours of no value (NaN) take the mean of theirs: a seam may be read beside it."""
+    there = ~texels[:, :1].isnan()
+    known = torch.cat([texels.where(there, 0), there.to(texels.dtype)], 1).T.view(1, -1, side, side)
+    near = F.avg_pool2d(known, 3, 1, 1).flatten(2)[0].T
+    return torch.where(there | (near[:, -1:] == 0), texels, near[:, :-1] / near[:, -1:])
 
 
 def draw_reliefs(points: Tensor, dorsal: Tensor, joints: Tensor) -> Tensor:
@@ -65,7 +70,7 @@ def draw_reliefs(points: Tensor, dorsal: Tensor, joints: Tensor) -> Tensor:
 
 
 class _Relief:
-    """The heights of one hand's skin: everything that is random is drawn at once, so that slopes are differences."""
+    """One hand's skin: everything that is random is drawn at once, so that slopes are differences of heights."""
 
     def __init__(self, joints: Tensor, generator: torch.Generator) -> None:
         self.joints = joints
@@ -85,23 +90,22 @@ class _Relief:
 
     def maps(self, points: Tensor, dorsal: Tensor) -> Tensor:
         """(T, 3), see `draw_reliefs`."""
-        here = self._height(points, dorsal)
-        slopes = [(self._height(points + _STEP * axis, dorsal) - here) / _STEP for axis in torch.eye(3)[[0, 2]]]
-        shade = slopes[0] * self.angle.cos() + slopes[1] * self.angle.sin()
-        veins, patches = self.vein * self._veins(points, dorsal), self.dark * self._joints(points, dorsal)[0]
-        maps = torch.stack([(_CONTRAST * shade).clamp(-1, 1), veins, patches], 1)
+        light = torch.stack([self.angle.cos(), torch.zeros(()), self.angle.sin()])
+        height, veins, joints = self._draw(points, dorsal)
+        slope = (self._draw(points + _STEP * light, dorsal)[0] - height) / _STEP
+        maps = torch.stack([(_CONTRAST * slope).clamp(-1, 1), self.vein * veins, self.dark * joints], 1)
         return maps * ((points[:, :1].max() - points[:, :1]) / _FADE).clamp(0, 1)  # no edge where the forearm begins
 
-    def _height(self, points: Tensor, dorsal: Tensor) -> Tensor:
-        """(T,) m."""
+    def _draw(self, points: Tensor, dorsal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three (T,): height, m; veins and loose skin over the fingers' joints, in [0, 1]."""
         back = (2 * dorsal - 1).clamp(0, 1)
         palm = (1 - 2 * dorsal).clamp(0, 1)
-        height = 6e-4 * self._tendons(points) * back + 5e-4 * self.vein * self._veins(points, dorsal)
-        height -= 4e-4 * self._joints(points, dorsal)[1]
-        rough = (0.5 + 0.5 * self.uneven(points)).clamp(0, 1.5)
-        height += 1.0e-4 * self.wrinkle * rough * back * self.across(points)
+        uneven, veins = self.uneven(points), self._veins(points, back)
+        joints, folds = self._joints(points, dorsal, uneven)
+        height = 6e-4 * self._tendons(points) * back + 5e-4 * self.vein * veins - 4e-4 * folds
+        height += 1.0e-4 * self.wrinkle * (0.5 + 0.5 * uneven).clamp(0, 1.5) * back * self.across(points)
         height -= 2.5e-4 * self.line * palm * self.lines.valleys(points, 0.0008)
-        return height + 2e-5 * self.grain * self.pores(points)
+        return height + 2e-5 * self.grain * self.pores(points), veins, joints
 
     def _tendons(self, points: Tensor) -> Tensor:
         """(T,) in [0, 1]: ridges from the wrist's middle to the knuckles, highest before these."""
@@ -115,26 +119,28 @@ class _Relief:
             height += strength * shown * (-(offset / 0.0020).square()).exp()
         return height
 
-    def _joints(self, points: Tensor, dorsal: Tensor) -> tuple[Tensor, Tensor]:
-        """Two (T,) in [0, 1]: the loose skin over the fingers' joints, and the lines across it."""
-        skin, lines = torch.zeros(len(points)), torch.zeros(len(points))
+    def _joints(self, points: Tensor, dorsal: Tensor, uneven: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (T,) in [0, 1]: the loose skin over the fingers' joints, and the folds in it."""
+        skin, folds = torch.zeros(len(points)), torch.zeros(len(points))
         back = (2 * dorsal - 0.6).clamp(0, 1)
-        wander = 0.0006 * self.uneven(points)
         for strength, joint in zip(self.folds, _FINGER_JOINTS, strict=True):
             bone = self.joints[joint] - self.joints[joint - 1]
             bone = bone / bone.norm()
             offset = points - self.joints[joint]
             along = offset @ bone
-            near = (offset - along[:, None] * bone).norm(dim=1) < 0.014  # not the next finger
-            patch = back * near * (-(along / 0.0055).square()).exp()
-            skin = torch.maximum(skin, patch)
-            lines += strength * patch * (0.5 + 0.5 * ((along + wander) * (2 * torch.pi / 0.0032)).cos())
-        return skin, lines
+            aside = (offset.square().sum(1) - along.square()).clamp(min=0).sqrt()
+            near = torch.nonzero((along.abs() < _FOLDED) & (aside < 0.014)).squeeze(1)  # not the next finger
+            along = along[near]
+            patch = back[near] * (-(along / 0.0055).square()).exp()
+            skin[near] = torch.maximum(skin[near], patch)
+            wave = ((along + 0.0006 * uneven[near]) * (2 * torch.pi / 0.0032)).cos()
+            folds[near] += strength * patch * (0.5 + 0.5 * wave)
+        return skin, folds
 
-    def _veins(self, points: Tensor, dorsal: Tensor) -> Tensor:
+    def _veins(self, points: Tensor, back: Tensor) -> Tensor:
         """(T,) in [0, 1]: a network of lines on the back, here and there, not on the fingers' ends."""
         reach = (1.45 + (points[:, 0] - self.joints[0, 0]) / 0.10).clamp(0, 1)  # fingers lie along -x
-        shown = (0.6 + 0.8 * self.present(points)).clamp(0, 1) * (2 * dorsal - 1).clamp(0, 1) * reach
+        shown = (0.6 + 0.8 * self.present(points)).clamp(0, 1) * back * reach
         return shown * self.courses.valleys(points, 0.0020)
 
 

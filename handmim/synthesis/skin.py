@@ -109,12 +109,8 @@ def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["fu
 def _relief(random: SampleRandom, share: float) -> dict[str, Tensor]:
     """Relief on a share of the hands: `Skin.relief` and `relief_strength`."""
     side = torch.where(random.bernoulli(0.5), 1.0, -1.0)
-    light, vein, dark = (
-        random.uniform((), 0.0, 0.5) * side,
-        random.uniform((), 0.0, 0.25),
-        random.uniform((), 0.0, 0.45),
-    )
-    strength = torch.stack([light, vein, dark], 1) * random.bernoulli(share, (1,))
+    light, vein, dark = (random.uniform((), 0.0, most) for most in (0.5, 0.25, 0.45))
+    strength = torch.stack([light * side, vein, dark], 1) * random.bernoulli(share, (1,))
     return {"relief": random.integers((), 0, NUM_RELIEFS), "relief_strength": strength}
 
 
