@@ -38,7 +38,9 @@ MAP_TERMS = {task: task for task in TASKS} | {"heatmap_keypoints": "heatmaps"}
 # Keys of an entry that are not the reader's.
 COMMON = {"name", "weight", "labels", "part", "augmentation", "check"}
 # Keys of an entry on disk that are the crops', with their values where they are left out.
-CROP_OPTIONS = {"box_scale": 1.2, "negatives": 0.0, "sides": True}
+CROP_OPTIONS = {
+    "box_scale": 1.2, "negatives": 0.0, "sides": True, "new_backgrounds": 0.0, "background_photos": None
+}  # fmt: skip
 
 
 def build_training_data(
@@ -104,9 +106,9 @@ def build_entry(
     Args:
         entry: name: of a data set (`registry.READERS`) or "synthetic"; labels: those to use, by default all that have a
             loss weight, or false for self-supervision alone; check: false to skip the check of all labels; and for data
-            on disk root, split, part (see `Subset`), augmentation, box_scale, negatives and sides (see `HandCrops`) and
-            further arguments of the reader; for synthetic ones samples, seed, negatives, variety, first,
-            new_each_epoch, render.
+            on disk root, split, part (see `Subset`), augmentation, box_scale, negatives, sides, new_backgrounds and
+            background_photos (see `HandCrops`) and further arguments of the reader; for synthetic ones samples, seed,
+            negatives, variety, first, new_each_epoch, render.
         where: Its place in the recipe, for messages.
         model: What it is for.
         seed: Of the augmentation.

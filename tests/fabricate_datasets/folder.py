@@ -18,7 +18,7 @@ def scenes_of_folder() -> list[Scene]:
 
 
 def write_folder(root: Path, name: str = "labels") -> list[dict[str, Any]]:
-    """Write four hands with different labels: all; some keypoints; joints and camera; a mask.
+    """Write four hands with different labels: all; some keypoints and a foreground; joints and camera; a mask.
 
     Returns:
         The lines, as written.
@@ -55,7 +55,8 @@ def line_labels(scene: Scene, kind: int) -> dict[str, Any]:
             "info": {"photographer": "nobody"},
         }
     if kind == 1:
-        return {"keypoints_2d": [None if j % 4 == 3 else scene.keypoints_2d[j].tolist() for j in range(21)]}
+        points = [None if j % 4 == 3 else scene.keypoints_2d[j].tolist() for j in range(21)]
+        return {"keypoints_2d": points, "foreground": "masks/1.png"}
     if kind == 2:
         joints: list[list[float] | None] = scene.joints.tolist()
         joints[8] = None

@@ -18,7 +18,7 @@ import numpy as np
 from ...errors import DataError, HandMIMError
 from ...images import MAX_PIXELS, MIN_SIDE
 from .files import image_size, inside
-from .folder_lines import Line, read_lines
+from .folder_lines import FILE_FIELDS, Line, read_lines
 from .sample import HAND_MODEL_LABELS, LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample
 from .value_checks import Finding, LabelBlock, check_block, check_rotation_vectors
 
@@ -191,7 +191,7 @@ def check_dataset(root: str | Path, split: str = "labels", images: bool = False)
     Args:
         root: The folder.
         split: Name of the label file, without its ending `.jsonl`.
-        images: Whether to open every picture's and mask's header as well.
+        images: Whether to open every picture's, mask's and foreground's header as well.
 
     Returns:
         What was found; nothing is raised for it.
@@ -240,7 +240,7 @@ class _FolderCheck:
     def check(self, line: Line, place: str, report: CheckReport) -> None:
         """Add faults to the report; `size` is then the picture's, if it was looked up."""
         self.size = None
-        for name in ("image", "mask", "vertices"):
+        for name in FILE_FIELDS:
             if name in line.texts:
                 self._file(name, line, place, report)
         name = line.texts.get("id")

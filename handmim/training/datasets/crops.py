@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from ...image_processing_handmim import resolve_intrinsics, square_crop
 from ...images import LoadedImage, load_image, load_reduced
 from ..augmentation import Augmentation, random_generator, to_tensor, warp
 from .items import HandItems, Item
+from .new_backgrounds import NewBackgrounds, before
 from .sample import LABEL_SHAPES, DataError, HandReader, HandSample, keypoint_box
 
 TRAINING_LABELS = (*LABEL_SHAPES, "mask")
@@ -49,6 +52,8 @@ class HandCrops(HandItems):
         sides: Whether samples teach the score at all. False for pictures that show most hands from the palm, or most
             from the back: which way the thumb points is enough to tell their mirror images, and the network then takes
             hands seen from the other side for those of the other side of the body.
+        new_backgrounds: Share of the samples whose foreground is known that are shown before another background.
+        background_photos: Folder of photos without hands, shown behind half of these; None: drawn backgrounds only.
 
     Items have, beside the labels, `hand`: 1.0 if the sample's side is known (the crop then shows a right hand).
     """
@@ -64,6 +69,8 @@ class HandCrops(HandItems):
         labels: Sequence[str] | None = None,
         negatives: float = 0.0,
         sides: bool = True,
+        new_backgrounds: float = 0.0,
+        background_photos: str | Path | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= negatives <= 1 or (negatives and not sides):
@@ -73,6 +80,15 @@ class HandCrops(HandItems):
             raise ValueError(f"labels must be of {', '.join(TRAINING_LABELS)}, got {', '.join(sorted(unknown))}")
         self.reader, self.size, self.augmentation, self.seed = reader, size, augmentation, seed
         self.box_scale, self.negatives, self.sides = box_scale, negatives, sides
+        self.backgrounds = None
+        if new_backgrounds:
+            if augmentation is None:
+                raise ValueError("new_backgrounds are a part of augmentation; leave them out, or augment")
+            if not reader.has_foregrounds:
+                raise ValueError(f"new_backgrounds need foregrounds; {reader.name} in {reader.root} has none")
+            self.backgrounds = NewBackgrounds(new_backgrounds, size, seed, background_photos)
+        elif background_photos is not None:
+            raise ValueError("background_photos are for new_backgrounds, a share of the samples, which is 0")
         self.labels = tuple(LABEL_SHAPES if labels is None else labels)
 
     def __len__(self) -> int:
@@ -88,11 +104,12 @@ class HandCrops(HandItems):
             DataError: Its picture cannot be read, or its camera or box makes no sense; naming the sample.
         """
         try:
-            return self._crop(sample, random_generator(self.seed, epoch, index))
+            return self._crop(sample, index, epoch)
         except (HandMIMError, OSError) as error:
             raise DataError(f"sample {sample.id} of {self.reader.name}: {error}") from error
 
-    def _crop(self, sample: HandSample, generator: np.random.Generator) -> Item:
+    def _crop(self, sample: HandSample, index: int, epoch: int) -> Item:
+        generator = random_generator(self.seed, epoch, index)
         box, turn = sample_box(sample), None
         if self.augmentation is None:
             image = load_image(sample.image)
@@ -106,9 +123,10 @@ class HandCrops(HandItems):
         mirror = (sample.handedness == "left") != negative
         place = Placement(box, camera, self.size, mirror, self.box_scale, turn)
         labels = {"hand": torch.tensor(0.0)} if negative else self._labels(sample, place)
+        behind = self._behind(sample, index, epoch)
         return {
             "sample_id": sample.id,
-            "pixel_values": self._pixels(image, place.affine.numpy(), generator),
+            "pixel_values": self._pixels(sample, image, place.affine.numpy(), generator, behind),
             "intrinsics": place.intrinsics.float(),
             "labels": labels,
         }
@@ -120,16 +138,24 @@ class HandCrops(HandItems):
         labels["hand"] = torch.tensor(1.0 if self.sides and sample.handedness is not None else math.nan)
         return labels
 
-    def _pixels(self, image: LoadedImage, affine: np.ndarray, generator: np.random.Generator) -> Tensor:
-        if image.reduction > 1:  # pixel x of the reduced picture is centred on reduction * (x + 0.5) - 0.5
-            linear = affine[:, :2] * image.reduction
-            shift = affine[:, 2] + affine[:, :2].sum(1) * (image.reduction - 1) / 2
-            affine = np.concatenate([linear, shift[:, None]], 1)
+    def _pixels(
+        self, sample: HandSample, image: LoadedImage, affine: np.ndarray, generator: np.random.Generator, behind: Any
+    ) -> Tensor:
         if self.augmentation is None:
             return torch.from_numpy(square_crop(image.pixels, affine, self.size, FILL)).div_(127.5).sub_(1)
-        crop = warp(image.pixels, affine, self.size)
+        crop = warp(image.pixels, of_reduced(affine, image.reduction), self.size)
+        if behind is not None:
+            foreground = read_foreground(sample, image)
+            masks = (warp(mask, affine, self.size, fill=0) for mask in (foreground, np.full_like(foreground, 255)))
+            crop = before(behind, crop, *masks)
         mean_grey = float(crop[::4, ::4].mean((0, 1)) @ [0.299, 0.587, 0.114])
         return to_tensor(crop, self.augmentation.draw_colour(generator, mean_grey))
+
+    def _behind(self, sample: HandSample, index: int, epoch: int) -> np.ndarray | None:
+        """(S, S, 3) uint8, the background that the sample is shown before in this epoch; None: its own."""
+        if self.backgrounds is None or sample.load_foreground is None:
+            return None
+        return self.backgrounds.draw(epoch, index)
 
 
 class Placement:
@@ -220,6 +246,27 @@ def read_for_crop(sample: HandSample, box: np.ndarray | None, side: float) -> Lo
     extent = float(max(box[2] - box[0], box[3] - box[1]))
     reduction = 2 ** min(3, max(0, math.floor(math.log2(extent / side))))
     return load_image(sample.image) if reduction == 1 else load_reduced(sample.image, reduction)
+
+
+def of_reduced(affine: np.ndarray, reduction: int) -> np.ndarray:
+    """An affine (2, 3) of a picture's pixels as one of the pixels of that picture, decoded smaller."""
+    # pixel x of the reduced picture is centred on reduction * (x + 0.5) - 0.5
+    shift = affine[:, 2] + affine[:, :2].sum(1) * (reduction - 1) / 2
+    return np.concatenate([affine[:, :2] * reduction, shift[:, None]], 1)
+
+
+def read_foreground(sample: HandSample, image: LoadedImage) -> np.ndarray:
+    """(H, W) uint8, 255 where a picture shows hand, arm or what is held, 0 elsewhere.
+
+    Raises:
+        DataError: The file cannot be read, or is of another size than the picture.
+    """
+    foreground = sample.load_foreground()
+    width, height = image.size
+    if foreground.shape != (height, width):
+        size = f"{foreground.shape[1]} x {foreground.shape[0]} px"
+        raise DataError(f"its foreground is {size}, but the picture {width} x {height}")
+    return foreground.astype(np.uint8) * 255
 
 
 def whole_picture(image: LoadedImage, box_scale: float) -> np.ndarray:

@@ -96,9 +96,9 @@ def _labels(reader: HandReader) -> tuple[Counter[str], int]:
     for index in indices:
         sample = reader[index]
         counts.update(sample.labels.keys())
-        for name in ("box", "intrinsics", "visibility", "handedness", "load_mask"):
+        for name in ("box", "intrinsics", "visibility", "handedness", "load_mask", "load_foreground"):
             if getattr(sample, name) is not None:
-                counts["mask" if name == "load_mask" else name] += 1
+                counts[name.removeprefix("load_")] += 1
     return counts, len(indices)
 
 

@@ -25,6 +25,8 @@ hand_pose       15 x [x, y, z] axis-angle, radians, in the model's order of join
 betas           10 numbers, standard deviations
 vertices        all vertices x [x, y, z] metres in the camera's frame, or the path of a .npy file with them
 mask            path of a picture of the same size: the hand's pixels are white (above 127), the others black
+foreground      path of such a picture with the arm and what the hand holds besides: what stays where training shows
+                the hand before another background (`new_backgrounds` in a recipe)
 info            anything; it is not read
 ==============  =====================================================================================================
 
@@ -66,7 +68,7 @@ import numpy as np
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from .files import file_part, inside, read_mask, require
-from .folder_lines import HAND_MODEL_FIELDS, NO_LABEL, Line, read_lines
+from .folder_lines import FILE_FIELDS, HAND_MODEL_FIELDS, NO_LABEL, Line, read_lines
 from .label_checks import project_points
 from .sample import LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample, Part
 
@@ -74,6 +76,7 @@ MAX_VERTICES_BYTES = 2**20
 _PART_OF_SPLIT = re.compile(r"(labels|train|val|test)-\w+")
 _ROTATIONS = ("global_orient", "hand_pose")
 _ARRAYS = (*LABEL_SHAPES, "box", "intrinsics", "visibility")
+_TEXTS = ("image", "handedness", "mask", "vertices", "foreground")
 
 
 class LabelledFolder(HandReader):
@@ -107,7 +110,7 @@ class LabelledFolder(HandReader):
             raise DataError(f"{self.file} is missing{hint}")
         self.hand_model = None
         self.notes: list[str] = []
-        self._texts: list[tuple[str, ...]] = []  # id, image, handedness, mask, file of vertices; "" is none
+        self._texts: list[tuple[str, ...]] = []  # id, and _TEXTS; "" is none
         self._columns = {name: _Column() for name in _ARRAYS}
         self._names: set[str] = set()
         self._found: dict[str, bool] = {}
@@ -138,7 +141,7 @@ class LabelledFolder(HandReader):
             if fault.serious and not (self.unlabelled and fault.kind == NO_LABEL):
                 self._refuse(line, fault.field, fault.message)
         texts = line.texts
-        for name in ("image", "mask", "vertices"):
+        for name in FILE_FIELDS:
             if name in texts and not self._exists(texts[name], line, name):
                 self._refuse(line, name, f"{texts[name][:200]!r} is missing in {self.root}")
         model = texts.get("hand_model")
@@ -157,7 +160,7 @@ class LabelledFolder(HandReader):
         self._names.add(name)
         for key in _ARRAYS:
             self._columns[key].add(line.arrays.get(key))
-        self._texts.append((name, *(texts.get(key, "") for key in ("image", "handedness", "mask", "vertices"))))
+        self._texts.append((name, *(texts.get(key, "") for key in _TEXTS)))
 
     def _exists(self, relative: str, line: Line, name: str) -> bool:
         if relative not in self._found:
@@ -181,6 +184,7 @@ class LabelledFolder(HandReader):
             column = self._columns[name]
             if column.values is not None:
                 column.values = _matrices(column.values)
+        self.has_foregrounds = any(texts[-1] for texts in self._texts)
         unknown = sum(not texts[2] for texts in self._texts)
         if unknown:
             self.notes.append(f"{unknown} hands have no handedness and are taken for right ones")
@@ -190,7 +194,7 @@ class LabelledFolder(HandReader):
 
     def __getitem__(self, index: int) -> HandSample:
         row = range(len(self))[index]
-        name, image, handedness, mask, vertices = self._texts[row]
+        name, image, handedness, mask, vertices, foreground = self._texts[row]
         arrays = {key: value for key in _ARRAYS if (value := self._columns[key].get(row)) is not None}
         visibility = arrays.pop("visibility", None)
         box, intrinsics = arrays.pop("box", None), arrays.pop("intrinsics", None)
@@ -207,6 +211,7 @@ class LabelledFolder(HandReader):
             labels=arrays,
             load_mask=partial(read_mask, self.root / mask) if mask else None,
             visibility=None if visibility is None else visibility > 0,
+            load_foreground=partial(read_mask, self.root / foreground) if foreground else None,
         )
 
 

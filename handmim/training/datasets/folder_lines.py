@@ -39,7 +39,8 @@ ARRAYS: dict[str, tuple[int, ...]] = {
     "visibility": (21,),
 }
 WITH_POINTS = ("keypoints_2d", "joints")
-TEXTS = ("image", "id", "handedness", "hand_model", "mask")
+TEXTS = ("image", "id", "handedness", "hand_model", "mask", "foreground")
+FILE_FIELDS = ("image", "mask", "foreground", "vertices")  # may name a file
 FIELDS = (*TEXTS, *ARRAYS, "info")
 NO_LABEL = "no label"  # kind of fault of a line that only self-supervision can use
 LABELS = ("keypoints_2d", "joints", "vertices", "global_orient", "hand_pose", "betas")

@@ -48,6 +48,8 @@ class HandSample:
             image. float32. Points without a label are NaN. Parameters of a left hand are those of a left model.
         load_mask: Returns (H, W) bool, the pixels of this hand; None if there is no mask. Picklable.
         visibility: (21,) bool, whether a keypoint can be seen; None if not annotated.
+        load_foreground: Returns (H, W) bool, what stays before another background: the hand, its arm, what it holds;
+            None if that is not known. Picklable.
     """
 
     id: str
@@ -58,6 +60,7 @@ class HandSample:
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     load_mask: Callable[[], np.ndarray] | None = None
     visibility: np.ndarray | None = None
+    load_foreground: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class HandReader(ABC, Sequence[HandSample]):
         homepage: Where it is from.
         splits: The first is the default.
         hand_model: Whose parameters and vertices the labels are; None if there are none.
+        has_foregrounds: Whether some samples can be shown before another background.
     """
 
     name: ClassVar[str]
@@ -102,6 +106,7 @@ class HandReader(ABC, Sequence[HandSample]):
     homepage: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
     hand_model: ClassVar[Literal["mano", "open"] | None] = None
+    has_foregrounds: bool = False
 
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         self.root = Path(root)

@@ -21,7 +21,9 @@ from handmim.training.datasets.sample import HandSample
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """A folder without faults, and its lines."""
     folder = tmp_path_factory.mktemp("check") / "data"
-    return folder, write_folder(folder)
+    lines = write_folder(folder)
+    Image.new("L", (20, 16)).save(folder / "small.png")
+    return folder, lines
 
 
 def problems(good: tuple[Path, list[dict[str, Any]]], change: Callable[[list[Any]], Any], images: bool = True) -> Any:
@@ -91,6 +93,8 @@ ERRORS = [
     (put(1, image="images/7.png"), "line 2, image: 'images/7.png' is missing in"),
     (put(1, image="labels.jsonl"), "labels.jsonl is not a picture that can be read"),
     (put(1, image="../../x.png"), "line 2, image: it names the file '../../x.png', which is not below"),
+    (put(1, foreground="masks/7.png"), "line 2, foreground: 'masks/7.png' is missing in"),
+    (put(1, foreground="small.png"), "line 2, foreground: is 20 x 16 px, but the picture 200 x 160"),
     (put(3, mask=None), "test.jsonl line 4 has no label: give at least one of"),
     (put(1, id="first"), "line 2, id: 'first' is the id of line 1 as well"),
     (lambda lines: lines.append(lines[1]), "test.jsonl line 5 says the same as line 2"),

@@ -50,6 +50,8 @@ def test_a_sample_has_only_what_its_line_has(root: Path) -> None:
     reader, scenes = open_dataset("folder", root), scenes_of_folder()
     some, joints, mask = reader[1], reader[2], reader[-1]
     assert set(some.labels) == {"keypoints_2d"} and some.handedness == "left" and some.load_mask is None
+    np.testing.assert_array_equal(some.load_foreground(), scenes[1].mask)
+    assert reader.has_foregrounds and mask.load_foreground is None
     gone = np.arange(21) % 4 == 3
     assert np.isnan(some.labels["keypoints_2d"][gone]).all()
     np.testing.assert_allclose(some.labels["keypoints_2d"][~gone], scenes[1].keypoints_2d[~gone])
@@ -111,6 +113,7 @@ def test_vertices_may_lie_in_a_file(tmp_path: Path) -> None:
         ({"image": "/etc/passwd"}, "not below"),
         ({"image": "images/9.png"}, "'images/9.png' is missing in"),
         ({"mask": "masks/9.png"}, "line 2, mask: 'masks/9.png' is missing"),
+        ({"foreground": "/etc/passwd"}, "line 2, foreground: line 2 names the file '/etc/passwd', which is not below"),
         ({"id": "first"}, "'first' is the id of another line as well"),
         ({"betas": [0] * 10, "hand_model": "open"}, "hand_model: is open, but lines before have mano"),
         ({"betas": [0] * 10}, "hand_model: is missing: betas belong to a hand model; mano or open"),
