@@ -3,10 +3,11 @@ r"""Cut photographed hands out of their backgrounds, so that training can show t
     python conversion/cut_out_hands.py FOLDER [--split NAME]
 
 reads the keypoints in FOLDER/NAME.jsonl (`handmim/training/datasets/folder.py`; `label_photos.py` guesses them), writes
-a picture FOLDER/foregrounds/... for each hand that can be told from what is behind it, white where hand and arm are,
-and names it as `foreground` in the lines of NAME.jsonl and its parts (NAME-palm.jsonl, ...). A recipe uses it by
-`new_backgrounds`. For pictures of one hand each. Needs OpenCV, which MediaPipe brings along, and neither torch nor
-handmim.
+a picture FOLDER/.foregrounds/... (hidden: what looks for photographs passes it over) for each hand that can be told
+from what is behind it, white where hand and arm are, and names it as `foreground` in the lines of NAME.jsonl and its
+parts (NAME-palm.jsonl, ...); other lines, and foregrounds from elsewhere, stay as they are. A recipe uses it by
+`new_backgrounds`. For pictures of one hand each; hands that lack a keypoint are left out. Needs OpenCV, which MediaPipe
+brings along, and neither torch nor handmim.
 
 GrabCut (Rother et al., SIGGRAPH 2004) tells hand and arm from the rest by colour: what lies around the fingers' bones
 and the palm is sure to be hand, what is far from them and from where the arm may be is sure to be background. A hand is
@@ -20,12 +21,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 CHAINS = [[0, *range(first, first + 4)] for first in range(1, 21, 4)]
 BONES = [pair for chain in CHAINS for pair in zip(chain[:-1], chain[1:], strict=True)]
 BONES += [(1, 5), (5, 9), (9, 13), (13, 17)]
 PALM = (0, 5, 9, 13, 17)  # in order around it
+FOREGROUNDS = ".foregrounds"
 SIDE = 256  # px, longer side of the picture in which the hand is cut out
 ROUNDS = 4  # of GrabCut
 # Widths over the length from wrist to middle knuckle: of what is surely a finger, may well be one, and may be.
@@ -45,26 +47,52 @@ def main() -> None:
 def cut_out_all(folder: Path, split: str) -> tuple[int, int]:
     """Write the foregrounds of a split, then its lines and those of its parts; how many hands were cut out, of all."""
     files = [folder / f"{split}.jsonl", *sorted(folder.glob(f"{split}-*.jsonl"))]
-    foregrounds: dict[str, str] = {}
+    foregrounds: dict[str, str | None] = {}
     lines = read_lines(files[0])
     for line in lines:
-        with Image.open(folder / line["image"]) as picture:
-            found = cut_out(picture.convert("RGB"), np.array(line["keypoints_2d"]))
+        image = line["image"]
+        found = cut_out(read_picture(folder, image), keypoints(line))
+        foregrounds.setdefault(image, None)
         if found is not None:
-            name = foregrounds[line["image"]] = f"foregrounds/{line['image']}.png"
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            foregrounds[image] = f"{FOREGROUNDS}/{image}.png"
+            target = folder / FOREGROUNDS / f"{image}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
             buffer = BytesIO()
             found.save(buffer, "PNG")
-            write(folder / name, buffer.getvalue())
+            write(target, buffer.getvalue())
     for file in files:
-        known = [line | {"foreground": foregrounds.get(line["image"])} for line in read_lines(file)]
-        write(file, "".join(f"{json.dumps(line)}\n" for line in known).encode())
-    return len(foregrounds), len(lines)
+        write(file, "".join(f"{json.dumps(named(line, foregrounds))}\n" for line in read_lines(file)).encode())
+    return sum(name is not None for name in foregrounds.values()), len(lines)
 
 
 def read_lines(file: Path) -> list[dict]:
-    """The objects of a JSON lines file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    """The objects of a JSON lines file; blank lines are passed over."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def read_picture(folder: Path, image: str) -> Image.Image:
+    """A picture below a folder, upright and RGB: keypoints are those of the picture as it is shown."""
+    path = folder / image
+    if ".." in Path(image).parts or not path.resolve().is_relative_to(folder.resolve()):
+        raise SystemExit(f"{image!r} is not below {folder}")
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def keypoints(line: dict) -> np.ndarray | None:
+    """(21, 2) pixels, or None if any is not labelled."""
+    points = line.get("keypoints_2d")
+    return None if points is None or None in points else np.array(points, float)
+
+
+def named(line: dict, foregrounds: dict[str, str | None]) -> dict:
+    """A line with its foreground, where one was made for its picture; an old one of ours is taken away."""
+    ours = str(line.get("foreground") or FOREGROUNDS).startswith(FOREGROUNDS)
+    if line["image"] not in foregrounds or not ours:
+        return line
+    line = {key: value for key, value in line.items() if key != "foreground"}
+    name = foregrounds[line["image"]]
+    return line if name is None else line | {"foreground": name}
 
 
 def write(path: Path, data: bytes) -> None:
@@ -74,21 +102,23 @@ def write(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
-def cut_out(picture: Image.Image, points: np.ndarray) -> Image.Image | None:
+def cut_out(picture: Image.Image, points: np.ndarray | None) -> Image.Image | None:
     """Where hand and arm are.
 
     Args:
         picture: RGB.
-        points: (21, 2) keypoints, pixels; the centre of the first pixel is (0, 0).
+        points: (21, 2) keypoints, pixels; the centre of the first pixel is (0, 0). None: not all are known.
 
     Returns:
         A picture of one channel and the same size, 255 there and 0 elsewhere; None if they cannot be told from the
-        background.
+        background, or lie outside the picture.
     """
+    if points is None:
+        return None
     scale = SIDE / max(picture.size)
     small = picture.resize(tuple(max(1, round(scale * length)) for length in picture.size), Image.Resampling.BOX)
     sure, near, reach = regions((points + 0.5) * scale - 0.5, small.size)
-    if reach.all():
+    if reach.all() or not sure.any():
         return None
     found = told_apart(np.asarray(small), sure, near, reach)
     if found.sum() > FILLED * reach.sum():
@@ -148,6 +178,7 @@ def told_apart(pixels: np.ndarray, sure: np.ndarray, near: np.ndarray, reach: np
 
     state = np.select([sure, near, reach], [cv2.GC_FGD, cv2.GC_PR_FGD, cv2.GC_PR_BGD], cv2.GC_BGD).astype(np.uint8)
     models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)  # else a hand's outline would depend on the hands before it
     cv2.grabCut(np.ascontiguousarray(pixels[..., ::-1]), state, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     found = cv2.morphologyEx(found, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) | sure.astype(np.uint8)

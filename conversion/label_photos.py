@@ -8,8 +8,8 @@ learns sides wants as many of each. They are another network's guesses, not anno
 and they are for training only. Needs MediaPipe before 0.10.30, which carries its models, and neither torch nor handmim:
 it may run in an environment of its own.
 
-A picture is left out if no hand, several hands or a hand of an unsure side are found, or if the keypoints lie beyond
-the picture; the count of each is printed.
+A picture is left out if it cannot be read, if no hand, several hands or a hand of an unsure side are found, or if the
+keypoints lie beyond the picture; the count of each is printed. Hidden folders are passed over.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MARGIN = 0.3  # of the side, added around: MediaPipe misses hands that fill the picture
@@ -41,10 +41,9 @@ def main() -> None:
     )
     lines, counts = [], Counter()
     views: dict[str, list[str]] = {"palm": [], "back": []}
-    for path in sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in SUFFIXES):
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        found = label(pixels, detector, args.confidence)
+    for path in photos(args.folder):
+        pixels = upright(path)
+        found = "unreadable" if pixels is None else label(pixels, detector, args.confidence)
         counts[found if isinstance(found, str) else "labelled"] += 1
         if not isinstance(found, str):
             name = path.relative_to(args.folder).as_posix()
@@ -60,6 +59,21 @@ def main() -> None:
         temporary.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
         os.replace(temporary, target)
     print(", ".join(f"{count} {what}" for what, count in counts.most_common()))
+
+
+def photos(folder: Path) -> list[Path]:
+    """All pictures below a folder, but for those in hidden folders."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def upright(path: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB of a picture as it is shown, turned as its EXIF block says; None if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def label(pixels: np.ndarray, detector: Any, confidence: float) -> dict[str, Any] | str:

@@ -67,6 +67,38 @@ def test_foregrounds_are_written_and_named(folder: Path) -> None:
     assert script.cut_out_all(folder, "train") == (1, 2) and (folder / "train.jsonl").read_text() == written
 
 
-def test_a_hand_that_fills_its_surroundings_is_left_out() -> None:
+def test_only_what_was_cut_out_is_changed(folder: Path) -> None:
+    """Lines of other pictures and foregrounds from elsewhere were erased."""
+    lines = script.read_lines(folder / "train.jsonl")
+    Image.new("L", (200, 160)).save(folder / "mine.png")
+    script.write(folder / "train-mine.jsonl", (json.dumps(lines[0] | {"foreground": "mine.png"}) + "\n\n").encode())
+    night = json.dumps(lines[0] | {"image": "night.png", "foreground": ".foregrounds/night.png.png"}) + "\n"
+    script.write(folder / "train-night.jsonl", night.encode())
+    lines[1]["foreground"] = ".foregrounds/all.png.png"  # of an earlier run, which could tell
+    lines += [lines[0] | {"keypoints_2d": [None, *lines[0]["keypoints_2d"][1:]], "id": "gap"}]
+    script.write(folder / "train.jsonl", "\n".join(map(json.dumps, lines[::-1])).encode())
+    assert script.cut_out_all(folder, "train") == (1, 3)
+    assert script.read_lines(folder / "train-mine.jsonl")[0]["foreground"] == "mine.png"
+    assert (folder / "train-night.jsonl").read_text() == night
+    assert "foreground" not in script.read_lines(folder / "train.jsonl")[1]
+
+
+@pytest.mark.parametrize("image", ["../outside.png", "/etc/outside.png", "some/../../outside.png"])
+def test_pictures_elsewhere_are_refused(folder: Path, image: str) -> None:
+    Image.new("RGB", (20, 16)).save(folder.parent / "outside.png")
+    with pytest.raises(SystemExit, match="outside.png' is not below"):
+        script.read_picture(folder, image)
+
+
+def test_pictures_are_taken_as_they_are_shown(folder: Path) -> None:
+    picture = Image.new("RGB", (30, 20))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(folder / "phone.jpg", exif=exif)
+    assert script.read_picture(folder, "phone.jpg").size == (20, 30)
+
+
+def test_hands_that_cannot_be_told_are_left_out() -> None:
     close = (POINTS - [100, 80]) * 8 + [100, 80]  # its bones cover the picture
-    assert script.cut_out(Image.new("RGB", (200, 160), "red"), close) is None
+    for points in (close, POINTS + 500, None):  # or lies beyond the picture, or is not known
+        assert script.cut_out(Image.new("RGB", (200, 160), "red"), points) is None

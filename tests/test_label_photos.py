@@ -1,11 +1,13 @@
 """Guesses of another network as labels: what is taken, in which pixels and of which side, and what is left out."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from conversion.label_photos import MARGIN, label, seen_from
+from conversion.label_photos import MARGIN, label, photos, seen_from, upright
 
 PIXELS = np.zeros((80, 100, 3), np.uint8)
 PAD = round(MARGIN * 100)
@@ -55,3 +57,18 @@ def test_palms_and_backs_are_told_apart() -> None:
     assert seen_from(flipped, "right") == "back" and seen_from(flipped, "left") == "palm"
     points[5], points[17] = [51, 50], [50, 50]
     assert seen_from(points, "right") is None
+
+
+def test_photos_are_taken_as_they_are_shown(tmp_path: Path) -> None:
+    """A phone's photo that lies on its side got keypoints that were turned by 90 degrees."""
+    picture = Image.new("RGB", (30, 20))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", ".hidden/b.jpg", "c/d.JPG", "e.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.save(tmp_path / name, "JPEG", exif=exif)
+    (tmp_path / "folder.png").mkdir()
+    assert photos(tmp_path) == [tmp_path / "a.jpg", tmp_path / "c/d.JPG"]
+    assert upright(tmp_path / "a.jpg").shape == (30, 20, 3)
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:200])
+    assert upright(tmp_path / "a.jpg") is None

@@ -203,11 +203,12 @@ def photo_bank(photos: Tensor, device: str = "cpu") -> Tensor:
     side = min(photos.shape[1:3])
     top, left = (photos.shape[1] - side) // 2, (photos.shape[2] - side) // 2
     square = photos[:, top : top + side, left : left + side].permute(0, 3, 1, 2)
-    parts = [
-        F.interpolate(part.to(device).float(), (BANK_SIDE, BANK_SIDE), mode="bilinear", antialias=True)
+    size = (BANK_SIDE, BANK_SIDE)
+    parts = (
+        F.interpolate(part.to(device).float(), size, mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
         for part in square.split(64)
-    ]
-    return pack(torch.cat(parts).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+    )
+    return pack(torch.cat(list(parts)).permute(0, 2, 3, 1))
 
 
 def crop_bank(random: SampleRandom, bank: BackgroundBank | Tensor, size: int) -> Tensor:

@@ -124,6 +124,9 @@ def build_entry(
     size = model.config.image_size
     options = {key: value for key, value in entry.items() if key not in COMMON}
     if entry["name"] == "synthetic":
+        unused = sorted({"part", "augmentation", "check"} & entry.keys())
+        if unused:
+            raise RecipeError(f"{where}: synthetic hands have no {', '.join(unused)}; variety says how they differ")
         _match_hand_model("synthetic", SyntheticHands.hand_model, labels, where, model)
         return _synthetic(options, where, size, seed, labels)
     of_crops = {key: options.pop(key, default) for key, default in CROP_OPTIONS.items()}
@@ -158,6 +161,11 @@ def build_validation_data(entry: Any, model: HandPreTrainedModel) -> HandItems |
     """
     if not entry:
         return None
+    unused = sorted({"weight", "augmentation"} & _checked(entry).keys())
+    if unused:
+        raise RecipeError(f"validation takes no {', '.join(unused)}: crops are as the image processor cuts them")
+    if entry.get("render", "worker") != "worker":
+        raise RecipeError(f"validation.render must be worker, got {entry['render']!r}")
     # What is evaluated holds its pixels: its batches are few.
     entry, labels = _placed(dict(_checked(entry)), "worker"), None
     if "labels" not in entry:
@@ -237,7 +245,7 @@ def open_reader(name: str, options: dict[str, Any], where: str, model: HandPreTr
         raise RecipeError(f"{where}: {name} needs its folder: root in the recipe, or --data {name}=FOLDER")
     unknown = options.keys() - parameters.keys()
     if unknown:
-        known = ", ".join(sorted(parameters.keys() | COMMON))
+        known = ", ".join(sorted(parameters.keys() | COMMON | CROP_OPTIONS.keys()))
         raise RecipeError(f"{where} has unknown fields {', '.join(sorted(unknown))}; {name} takes {known}")
     if "hand_model_path" in parameters and model.config.hand_model == "mano":
         options.setdefault("hand_model_path", model.hand_model.path if hasattr(model, "hand_model") else None)

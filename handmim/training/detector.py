@@ -35,7 +35,7 @@ from handmim.training.datasets.hand_scenes import HandScenes, Photo, collate_sce
 from handmim.training.datasets.registry import open_dataset
 from handmim.training.finetuning import save_release
 from handmim.training.recipe import RecipeError
-from handmim.training.runs import arguments_of, read_recipe, run_as_program, write_recipe
+from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
 from handmim.training.trainer import AveragingTrainer, HandMIMTrainingArguments, last_checkpoint
 
 REQUIRED = ("detector", "scenes", "training")
@@ -63,7 +63,7 @@ def train_detector(
         RecipeError, DataError, NonFiniteLossError: See there.
     """
     arguments = arguments_of(HandMIMTrainingArguments, recipe["training"] | overrides, output_dir)
-    model, release = build_detector(recipe["detector"], arguments.seed), recipe.get("release") or {}
+    model, release = build_detector(recipe["detector"], arguments.seed), release_section(recipe, "coarse_size")
     trainer = AveragingTrainer(
         model=model,
         args=arguments,
@@ -74,21 +74,21 @@ def train_detector(
     write_recipe(trainer, recipe, output_dir)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if trainer.is_world_process_zero():
-        save_release(trainer, Path(output_dir) / "release", release)
+        save_release(trainer, Path(output_dir) / "release", release["dtype"])
     return model
 
 
-def build_processor(image_size: int, section: Mapping[str, Any]) -> HandDetectorImageProcessor:
+def build_processor(image_size: int, release: Mapping[str, Any]) -> HandDetectorImageProcessor:
     """The image processor that is released with a detector.
 
     Args:
         image_size: Side of the detector's input, pixels.
-        section: `release` of the recipe; perhaps with coarse_size, see `HandDetectorImageProcessor`.
+        release: See `release_section`; perhaps with coarse_size, see `HandDetectorImageProcessor`.
 
     Raises:
         RecipeError: A coarse size that the detector cannot see at.
     """
-    coarse = section.get("coarse_size")
+    coarse = release.get("coarse_size")
     if coarse is not None and (isinstance(coarse, bool) or not isinstance(coarse, int) or coarse < 32 or coarse % 32):
         raise RecipeError(f"release.coarse_size must be a multiple of 32, got {coarse!r}")
     return HandDetectorImageProcessor(size={"height": image_size, "width": image_size}, coarse_size=coarse)

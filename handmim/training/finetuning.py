@@ -17,6 +17,7 @@ A recipe is one YAML file, one published checkpoint or number::
 interruption goes on from the last checkpoint, bit for bit.
 """
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ from handmim.hand_pretrained import HandPreTrainedModel
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.training.data_sections import build_training_data, build_validation_data
 from handmim.training.datasets.items import collate_hands
-from handmim.training.runs import arguments_of, read_recipe, run_as_program, write_recipe
+from handmim.training.recipe import RecipeError
+from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
 from handmim.training.starting_points import build_model
 from handmim.training.trainer import AveragingTrainer, HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
 
@@ -61,18 +63,18 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         RecipeError, DataError, NonFiniteLossError: See there.
     """
     arguments = arguments_of(HandMIMTrainingArguments, recipe["training"] | overrides, output_dir)
+    release = release_section(recipe, "box_scale")
     model = build_model(recipe["model"], arguments.seed)
     check_hand_model(model)
     data = build_training_data(recipe, model, arguments.seed, arguments.rendering_place)
     validation = build_validation_data(recipe.get("validation"), model)
-    size = model.config.image_size
     trainer = HandMIMTrainer(
         model=model,
         args=arguments,
         train_dataset=data,
         eval_dataset=validation,
         data_collator=collate_hands,
-        processing_class=HandMIMImageProcessor(size={"height": size, "width": size}),
+        processing_class=build_processor(model.config.image_size, release),
     )
     write_recipe(trainer, recipe, output_dir)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
@@ -81,8 +83,27 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics, combined=False)
     if trainer.is_world_process_zero():
-        save_release(trainer, Path(output_dir) / "release", recipe.get("release") or {})
+        save_release(trainer, Path(output_dir) / "release", release["dtype"])
     return model
+
+
+def build_processor(image_size: int, release: dict[str, Any]) -> HandMIMImageProcessor:
+    """The image processor that is released with a model.
+
+    Args:
+        image_size: Side of the model's crops, pixels.
+        release: See `release_section`; perhaps with box_scale, the processor's.
+
+    Raises:
+        RecipeError: A box scale that is no positive number.
+    """
+    size = {"height": image_size, "width": image_size}
+    if "box_scale" not in release:
+        return HandMIMImageProcessor(size=size)
+    scale = release["box_scale"]
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise RecipeError(f"release.box_scale must be a positive number, got {scale!r}")
+    return HandMIMImageProcessor(size=size, box_scale=float(scale))
 
 
 def check_hand_model(model: HandPreTrainedModel) -> None:
@@ -93,18 +114,16 @@ def check_hand_model(model: HandPreTrainedModel) -> None:
     model.hand_model(flat[:, 0], flat[:, 1:], torch.zeros(1, 10))
 
 
-def save_release(trainer: AveragingTrainer, folder: Path, section: dict[str, Any]) -> None:
+def save_release(trainer: AveragingTrainer, folder: Path, dtype: torch.dtype) -> None:
     """Write what ``from_pretrained`` loads: config, processor, and the averaged weights (the last ones without).
 
     Args:
         trainer: After training.
         folder: Where to; written whole or not at all.
-        section: `release` of the recipe: dtype of the weights, and perhaps box_scale, the processor's.
+        dtype: Of the weights.
     """
-    if "box_scale" in section:
-        trainer.processing_class.box_scale = float(section["box_scale"])
     with atomic_folder(folder) as whole:
-        trainer.save_weights(whole, getattr(torch, section.get("dtype", "float32")))
+        trainer.save_weights(whole, dtype)
         trainer.processing_class.save_pretrained(whole)
 
 

@@ -27,13 +27,18 @@ def parameter_groups(
 
     Returns:
         Groups for an optimiser: two, or with layer-wise rates up to two a layer, each with its `lr`.
+
+    Raises:
+        ValueError: Layer-wise rates of a model without a transformer.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     depth = 1 + max((layer_of(name, 0) for name, _ in model.named_parameters()), default=0)
+    if layer_decay != 1 and depth == 1:
+        raise ValueError(f"layer_decay is for transformers; {type(model).__name__} has no blocks: leave it at 1")
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for exempt in (False, True):
         for name, parameter in named:
-            if exempt != (parameter.ndim < 2 or name.endswith(NO_DECAY_NAMES)):
+            if exempt == is_decayed(name, parameter):
                 continue
             layer = depth if layer_decay == 1 else layer_of(name, depth)
             group = {"params": [], "weight_decay": 0.0 if exempt else weight_decay}
@@ -43,6 +48,11 @@ def parameter_groups(
                 group["lr"] = (learning_rate or 0.0) * layer_decay ** (depth - layer)
             groups.setdefault((layer, exempt), group)["params"].append(parameter)
     return list(groups.values())
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter decays: matrices do; vectors, tokens and position embeddings do not."""
+    return parameter.ndim >= 2 and not name.endswith(NO_DECAY_NAMES)
 
 
 def layer_of(name: str, head: int) -> int:

@@ -40,7 +40,7 @@ from handmim.training.datasets.view_pairs import collate_views
 from handmim.training.pretraining_data import build_views
 from handmim.training.pretraining_trainer import PreTrainer, PreTrainingArguments
 from handmim.training.recipe import RecipeError
-from handmim.training.runs import arguments_of, read_recipe, run_as_program, write_recipe
+from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
 from handmim.training.trainer import last_checkpoint
 
 logger = logging.get_logger(__name__)
@@ -68,6 +68,7 @@ def pretrain(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         RecipeError, DataError, NonFiniteLossError, OutOfMemory: See there.
     """
     arguments = arguments_of(PreTrainingArguments, recipe["training"] | overrides, output_dir)
+    release = release_section(recipe)
     model = build_network(recipe["model"], recipe["pretraining"], arguments.seed)
     data = build_views(recipe, model.config, arguments)
     size = model.config.image_size
@@ -81,7 +82,7 @@ def pretrain(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
     write_recipe(trainer, recipe, output_dir)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if trainer.is_world_process_zero():
-        save_release(trainer, Path(output_dir) / "release", recipe.get("release") or {})
+        save_release(trainer, Path(output_dir) / "release", release["dtype"])
     return model
 
 
@@ -126,16 +127,15 @@ def _given(where: str, section: Mapping[str, Any], config: type, further: set[st
     return {name: value for name, value in section.items() if value is not None}
 
 
-def save_release(trainer: PreTrainer, folder: Path, section: Mapping[str, Any]) -> None:
+def save_release(trainer: PreTrainer, folder: Path, dtype: torch.dtype) -> None:
     """Write the backbone that fine-tuning loads: with a teacher the teacher's (see `HandMIMForPreTraining`).
 
     Args:
         trainer: After its run.
         folder: Where config, weights and image processor go.
-        section: `release` of the recipe: dtype of the weights, by default float32.
+        dtype: Of the weights.
     """
     backbone = trainer.accelerator.unwrap_model(trainer.model).backbone
-    dtype = getattr(torch, section.get("dtype", "float32"))
     state = {name: value.to(dtype) for name, value in backbone.state_dict().items() if "mask_token" not in name}
     config = backbone.config
     backbone.config = copy.deepcopy(config)

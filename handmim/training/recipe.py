@@ -18,7 +18,17 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number: YAML 1.1 wants 1.0e-4, and would train with a text."""
+    """YAML in which 1e-4 is a number: YAML 1.1 wants 1.0e-4, and would train with a text.
+
+    It has no aliases: a few lines of them make a recipe that fills the memory.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            problem = f"*{alias.anchor} is an alias: a recipe says everything in full"
+            raise yaml.composer.ComposerError(None, None, problem, alias.start_mark)
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(

@@ -28,6 +28,7 @@ logger = logging.get_logger(__name__)
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
 NOTES = ("description", "commands")
+RELEASE_DTYPES = ("float32", "float16", "bfloat16")
 # The sections that only one command's recipes have.
 COMMANDS = {"pretraining": "handmim pretrain", "scenes": "handmim train-detector"}
 
@@ -102,6 +103,29 @@ def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: 
         return kind(output_dir=str(output_dir), **section)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"training: {error}") from error
+
+
+def release_section(recipe: Mapping[str, Any], *further: str) -> dict[str, Any]:
+    """The `release` section, looked at before a run: after it a mistake would cost all that was learned.
+
+    Args:
+        recipe: Its `release` may be missing.
+        further: Keys that this kind of run knows beside dtype; the caller looks at their values.
+
+    Returns:
+        dtype, of torch, by default float32; and those of the further keys that are given.
+
+    Raises:
+        RecipeError: Another key, or no such dtype.
+    """
+    section = recipe.get("release") or {}
+    known = ("dtype", *further)
+    if not isinstance(section, dict) or section.keys() - set(known):
+        raise RecipeError(f"release must be a mapping of {', '.join(known)} only, got {section!r}")
+    name = section.get("dtype", RELEASE_DTYPES[0])
+    if name not in RELEASE_DTYPES:
+        raise RecipeError(f"release.dtype must be one of {', '.join(RELEASE_DTYPES)}, got {name!r}")
+    return section | {"dtype": getattr(torch, name)}
 
 
 def _bfloat16_is_emulated(section: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ from handmim.geometry import similarity_align
 from handmim.training.datasets.synthetic import render_on_device, sources
 from handmim.training.ema import WeightAverage
 from handmim.training.hub_push import PublishingTrainer
-from handmim.training.optim import build_optimizer, parameter_groups
+from handmim.training.optim import build_optimizer, is_decayed, parameter_groups
 
 logger = logging.get_logger(__name__)
 
@@ -145,6 +145,10 @@ class RunTrainer(PublishingTrainer):
             groups = parameter_groups(model, rates[1], rates[0], self.args.layer_decay)
             self.optimizer = optimizer(groups, **options)
         return self.optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """What transformers' own optimiser lets decay; it would pull positions and tokens together, too."""
+        return [name for name, parameter in model.named_parameters() if is_decayed(name, parameter)]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """A step whose dropout depends on (seed, step, part of the step, process) alone.

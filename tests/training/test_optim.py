@@ -24,6 +24,11 @@ def test_groups():
     assert sum(p.numel() for p in plain["params"]) == 4 + 4 + 4 + 12  # biases, norm, position embedding
 
 
+def test_layers_have_rates_only_in_a_transformer():
+    with pytest.raises(ValueError, match="Toy has no blocks: leave it at 1"):
+        parameter_groups(Toy(), 0.05, 0.1, layer_decay=0.5)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_optimisers_step(name):
     model = Toy()

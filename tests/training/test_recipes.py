@@ -248,6 +248,9 @@ class TestPreparing:
         (tmp_path / "b.yaml").write_text("base: a")
         with pytest.raises(RecipeError, match="its own base"):
             load_recipe(tmp_path / "a.yaml")
+        (tmp_path / "b.yaml").write_text("a: &x [1]\nb: *x")  # a few lines of these fill the memory
+        with pytest.raises(RecipeError, match=r"\*x is an alias"):
+            load_recipe(tmp_path / "b.yaml")
         assert merge({"a": {"b": [1, 2]}}, {"a": {"b": [3]}}) == {"a": {"b": [3]}}
 
 
@@ -273,7 +276,23 @@ class TestStartOfTheRun:
         self.refused(roots, tmp_path, "batch_size", "training.batch_size=0")
         self.refused(roots, tmp_path, "layer_decay", "training.layer_decay=2")
 
+    def test_release(self, roots, tmp_path):
+        """It was looked at after the run, which was lost."""
+        self.refused(roots, tmp_path, "release.dtype must be one of float32.*fp16", "release.dtype=fp16")
+        self.refused(roots, tmp_path, "release must be a mapping of dtype, box_scale.*dtpye", "release.dtpye=float16")
+        self.refused(roots, tmp_path, "release must be a mapping", "release=float16")
+        self.refused(roots, tmp_path, "box_scale must be a positive number, got 'wide'", "release.box_scale=wide")
+
+    def test_validation(self, roots, tmp_path):
+        self.refused(roots, tmp_path, "validation takes no weight", "validation.weight=2")
+        synthetic = "validation={name: synthetic, samples: 4, render: device}"
+        self.refused(roots, tmp_path, "validation.render must be worker", synthetic)
+
     def test_data(self, roots, tmp_path):
+        self.refused(
+            roots, tmp_path, "synthetic hands have no part", "data=[{name: synthetic, samples: 4, part: [0, 1]}]"
+        )
+        self.refused(roots, tmp_path, "data.0: box_scale must be a positive number", "data.0.box_scale=0")
         self.refused(roots | {"freihand": "nowhere"}, tmp_path, "nowhere", error=DataError)
         self.refused(roots, tmp_path, "data.0.*colour", "data.0.colour=red")
         self.refused(

@@ -195,6 +195,18 @@ def test_layer_decay_reaches_the_optimiser(tmp_path):
         assert rates == {1e-3, 5e-4, 2.5e-4}
 
 
+def test_tokens_and_vectors_do_not_decay(tmp_path):
+    """transformers' own groups let the class token and position embeddings decay."""
+    trainer = make_trainer(tmp_path, SyntheticHands(4, seed=1, size=32), weight_decay=0.1)
+    decays = {
+        id(p): group["weight_decay"] for group in trainer.create_optimizer().param_groups for p in group["params"]
+    }
+    for name, parameter in trainer.model.named_parameters():
+        exempt = parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token"))
+        assert decays[id(parameter)] == (0.0 if exempt else 0.1), name
+    assert any(name.endswith("pos_embed") for name, _ in trainer.model.named_parameters())
+
+
 def test_one_gpu_a_process(tmp_path, monkeypatch):
     """DataParallel would lose running means: without torchrun one GPU is used of several."""
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: vars(self).get("_n_gpu") or 4))

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import DataError, HandMIMError
 from ...images import MAX_PIXELS, MIN_SIDE
-from .files import image_size, inside
+from .files import image_size, inside, read_mask
 from .folder_lines import FILE_FIELDS, Line, read_lines
 from .sample import HAND_MODEL_LABELS, LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample
 from .value_checks import Finding, LabelBlock, check_block, check_rotation_vectors
@@ -191,7 +191,7 @@ def check_dataset(root: str | Path, split: str = "labels", images: bool = False)
     Args:
         root: The folder.
         split: Name of the label file, without its ending `.jsonl`.
-        images: Whether to open every picture's, mask's and foreground's header as well.
+        images: Whether to open every picture's header, and every mask and foreground, as well.
 
     Returns:
         What was found; nothing is raised for it.
@@ -272,9 +272,22 @@ class _FolderCheck:
             size = _open_size(path, place, report, name)
             if name == "image":
                 self.size = size
-            elif self.size and size and size != self.size:
-                message = f"is {size[0]} x {size[1]} px, but the picture {self.size[0]} x {self.size[1]}"
-                report.add(place, Finding(0, "mask size", name, message))
+            elif size:
+                self._mask(path, size, name, place, report)
+
+    def _mask(self, path: Path, size: tuple[int, int], name: str, place: str, report: CheckReport) -> None:
+        if self.size and size != self.size:
+            message = f"is {size[0]} x {size[1]} px, but the picture {self.size[0]} x {self.size[1]}"
+            report.add(place, Finding(0, "mask size", name, message))
+        try:
+            mask = read_mask(path)
+        except DataError as error:
+            report.add(place, Finding(0, "file", name, str(error)))
+            return
+        if not mask.any():
+            report.add(place, Finding(0, "empty mask", name, "has no pixel above 127; write 255 where the hand is"))
+        elif mask.all():
+            report.add(place, Finding(0, "full mask", name, "is white all over; write 0 where the hand is not"))
 
     def _path(self, relative: str) -> tuple[Path | None, str]:
         try:

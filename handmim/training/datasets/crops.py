@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,8 @@ class HandCrops(HandItems):
         super().__init__()
         if not 0 <= negatives <= 1 or (negatives and not sides):
             raise ValueError(f"negatives must be a share in [0, 1], and 0 without sides, got {negatives}, {sides}")
+        if isinstance(box_scale, bool) or not isinstance(box_scale, int | float) or not 0 < box_scale < math.inf:
+            raise ValueError(f"box_scale must be a positive number, got {box_scale!r}")
         unknown = set(labels or ()) - set(TRAINING_LABELS)
         if unknown:
             raise ValueError(f"labels must be of {', '.join(TRAINING_LABELS)}, got {', '.join(sorted(unknown))}")
@@ -122,7 +124,7 @@ class HandCrops(HandItems):
         negative = self.negatives > 0 and sample.handedness is not None and generator.random() < self.negatives
         mirror = (sample.handedness == "left") != negative
         place = Placement(box, camera, self.size, mirror, self.box_scale, turn)
-        labels = {"hand": torch.tensor(0.0)} if negative else self._labels(sample, place)
+        labels = {"hand": torch.tensor(0.0)} if negative else self._labels(sample, image, place)
         behind = self._behind(sample, index, epoch)
         return {
             "sample_id": sample.id,
@@ -131,10 +133,11 @@ class HandCrops(HandItems):
             "labels": labels,
         }
 
-    def _labels(self, sample: HandSample, place: Placement) -> dict[str, Tensor]:
+    def _labels(self, sample: HandSample, image: LoadedImage, place: Placement) -> dict[str, Tensor]:
         labels = place.labels({name: value for name, value in sample.labels.items() if name in self.labels})
         if sample.load_mask is not None and "mask" in self.labels:
-            labels["mask"] = torch.from_numpy(warp_mask(sample.load_mask(), place.affine.numpy(), self.size))
+            mask = read_mask_of(sample, image, "mask")
+            labels["mask"] = torch.from_numpy(warp_mask(mask, place.affine.numpy(), self.size))
         labels["hand"] = torch.tensor(1.0 if self.sides and sample.handedness is not None else math.nan)
         return labels
 
@@ -145,7 +148,7 @@ class HandCrops(HandItems):
             return torch.from_numpy(square_crop(image.pixels, affine, self.size, FILL)).div_(127.5).sub_(1)
         crop = warp(image.pixels, of_reduced(affine, image.reduction), self.size)
         if behind is not None:
-            foreground = read_foreground(sample, image)
+            foreground = read_mask_of(sample, image, "foreground").astype(np.uint8) * 255
             masks = (warp(mask, affine, self.size, fill=0) for mask in (foreground, np.full_like(foreground, 255)))
             crop = before(behind, crop, *masks)
         mean_grey = float(crop[::4, ::4].mean((0, 1)) @ [0.299, 0.587, 0.114])
@@ -255,18 +258,17 @@ def of_reduced(affine: np.ndarray, reduction: int) -> np.ndarray:
     return np.concatenate([affine[:, :2] * reduction, shift[:, None]], 1)
 
 
-def read_foreground(sample: HandSample, image: LoadedImage) -> np.ndarray:
-    """(H, W) uint8, 255 where a picture shows hand, arm or what is held, 0 elsewhere.
+def read_mask_of(sample: HandSample, image: LoadedImage, kind: Literal["mask", "foreground"]) -> np.ndarray:
+    """(H, W) bool, a mask of a sample's picture.
 
     Raises:
         DataError: The file cannot be read, or is of another size than the picture.
     """
-    foreground = sample.load_foreground()
+    mask = (sample.load_mask if kind == "mask" else sample.load_foreground)()
     width, height = image.size
-    if foreground.shape != (height, width):
-        size = f"{foreground.shape[1]} x {foreground.shape[0]} px"
-        raise DataError(f"its foreground is {size}, but the picture {width} x {height}")
-    return foreground.astype(np.uint8) * 255
+    if mask.shape != (height, width):
+        raise DataError(f"its {kind} is {mask.shape[1]} x {mask.shape[0]} px, but the picture {width} x {height}")
+    return mask
 
 
 def whole_picture(image: LoadedImage, box_scale: float) -> np.ndarray:

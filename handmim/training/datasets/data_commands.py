@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ LOOKED_AT = 200  # samples whose labels are counted for `data info`
 
 def check_data(args: argparse.Namespace) -> int:
     """Print all faults of a data set's labels; 1 if there is an error."""
-    options = _options(args)
     if args.dataset == "folder":
         report = check_dataset(args.path, args.split or "labels", args.images)
     else:
+        options = _options(args, args.dataset)
         report = check_reader(open_dataset(args.dataset, args.path, args.split, **options), args.images)
     print("\n".join(report.lines()))
     return 0 if report.ok else 1
@@ -103,9 +104,14 @@ def _labels(reader: HandReader) -> tuple[Counter[str], int]:
 
 
 def _open(args: argparse.Namespace, split: str) -> HandReader:
-    return open_dataset(args.name, args.root, split, **_options(args))
+    return open_dataset(args.name, args.root, split, **_options(args, args.name))
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
+def _options(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Of a reader by name; the hand model's file is for those whose labels need it."""
     path: Path | None = getattr(args, "hand_model_path", None)
-    return {} if path is None else {"hand_model_path": path}
+    if path is None:
+        return {}
+    if "hand_model_path" not in inspect.signature(reader_class(name)).parameters:
+        raise DataError(f"--hand-model-path is of no use for {name}, whose labels need no hand model; leave it out")
+    return {"hand_model_path": path}

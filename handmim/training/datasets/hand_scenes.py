@@ -72,12 +72,14 @@ def photos_of(samples: Iterable[HandSample]) -> list[Photo]:
     """The pictures of a data set, each with all of its hands. A hand that is not labelled would be taught as none.
 
     Raises:
-        DataError: A hand without box, keypoints and mask.
+        DataError: A hand without box, two keypoints and mask.
     """
     hands: dict[Path, list[HandSample]] = defaultdict(list)
     for sample in samples:
-        if "keypoints_2d" not in sample.labels and sample_box(sample) is None:
-            raise DataError(f"sample {sample.id} has neither keypoints nor a box: a detector cannot learn from it")
+        if sample_box(sample) is None:
+            raise DataError(
+                f"sample {sample.id} has no box, and no two keypoints apart: a detector cannot learn from it"
+            )
         hands[sample.image].append(sample)
     return [Photo(path, tuple(found)) for path, found in hands.items()]
 
@@ -254,12 +256,10 @@ def _moved(samples: Sequence[HandSample], affine: np.ndarray, mirror: bool) -> H
     """Labels of a photo's hands after an affine map (2, 3) of its pixels."""
     boxes, right = [], []
     for sample in samples:
-        points = sample.labels.get("keypoints_2d")
-        if points is None:
+        points, margin = sample.labels.get("keypoints_2d"), JOINT_MARGIN
+        if points is None or np.isnan(keypoint_box(points)).any():
             x0, y0, x1, y1 = sample_box(sample)
             points, margin = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), 0.0
-        else:
-            margin = JOINT_MARGIN
         boxes.append(keypoint_box(points @ affine[:, :2].T + affine[:, 2], margin))
         is_right = {"right": 1.0, "left": 0.0, None: math.nan}[sample.handedness]
         right.append(1 - is_right if mirror else is_right)

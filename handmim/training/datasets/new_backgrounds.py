@@ -5,11 +5,13 @@ A network that has seen each of a few thousand photographs a hundred times knows
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ...synthesis.backgrounds import BackgroundBank, compose_background, photo_bank
 from ...synthesis.photos import photo_tiles
@@ -38,7 +40,7 @@ class NewBackgrounds:
             raise ValueError(f"new_backgrounds must be a share in [0, 1], got {share}")
         self.share, self.size, self.seed = share, size, seed
         self.bank = BackgroundBank(seed, _DRAWN)
-        self.photos = None if photos is None else photo_bank(photo_tiles(photos))
+        self.photos = None if photos is None else _photos(str(photos))
 
     def draw(self, epoch: int, index: int) -> np.ndarray | None:
         """(S, S, 3) uint8, or None where the sample keeps its own background."""
@@ -47,6 +49,12 @@ class NewBackgrounds:
             return None
         linear = compose_background(random, self.bank, self.size, self.photos)
         return linear[0].sqrt_().mul_(255).clamp_(0, 255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+@functools.lru_cache(maxsize=4)
+def _photos(folder: str) -> Tensor:
+    """Packed tiles of a folder's photos, once for all data sets of a run."""
+    return photo_bank(photo_tiles(folder))
 
 
 def before(background: np.ndarray, crop: np.ndarray, foreground: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -154,10 +154,10 @@ def keypoint_box(points: np.ndarray, margin: float = 0.12) -> np.ndarray:
         margin: Added on each side, as a share of the longer side; joints lie inside the flesh.
 
     Returns:
-        (4,) float32 xyxy pixels; NaN without any labelled point.
+        (4,) float32 xyxy pixels; NaN unless two labelled points lie apart: one point has no extent.
     """
     labelled = points[~np.isnan(points).any(-1)]
-    if not len(labelled):
+    if not len(labelled) or not np.ptp(labelled, axis=0).any():
         return np.full(4, np.nan, np.float32)
     low, high = labelled.min(0), labelled.max(0)
     pad = margin * (high - low).max()

@@ -22,7 +22,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     """A folder without faults, and its lines."""
     folder = tmp_path_factory.mktemp("check") / "data"
     lines = write_folder(folder)
-    Image.new("L", (20, 16)).save(folder / "small.png")
+    for name, size, value in (("small", (20, 16), 0), ("black", (200, 160), 1), ("white", (200, 160), 255)):
+        Image.new("L", size, value).save(folder / f"{name}.png")
     return folder, lines
 
 
@@ -95,6 +96,8 @@ ERRORS = [
     (put(1, image="../../x.png"), "line 2, image: it names the file '../../x.png', which is not below"),
     (put(1, foreground="masks/7.png"), "line 2, foreground: 'masks/7.png' is missing in"),
     (put(1, foreground="small.png"), "line 2, foreground: is 20 x 16 px, but the picture 200 x 160"),
+    (put(3, mask="black.png"), "line 4, mask: has no pixel above 127"),
+    (put(1, foreground="white.png"), "line 2, foreground: is white all over"),
     (put(3, mask=None), "test.jsonl line 4 has no label: give at least one of"),
     (put(1, id="first"), "line 2, id: 'first' is the id of line 1 as well"),
     (lambda lines: lines.append(lines[1]), "test.jsonl line 5 says the same as line 2"),

@@ -127,6 +127,21 @@ def test_mask_is_warped_with_the_picture(tmp_path):
     assert (item["labels"]["mask"] != inside).float().mean() < 0.01 and inside.float().mean() > 0.05
 
 
+def test_a_mask_of_another_size_is_named(tmp_path):
+    sample = sample_of(tmp_path, np.zeros((220, 300, 3), np.uint8), load_mask=lambda: np.ones((110, 150), bool))
+    with pytest.raises(DataError, match="sample one of list: its mask is 150 x 110 px, but the picture 300 x 220"):
+        HandCrops(ListReader([sample]), SIZE, labels=["mask"])[0]
+
+
+def test_a_single_keypoint_is_no_box(tmp_path):
+    points = np.full((21, 2), np.nan, np.float32)
+    points[3] = 40, 50
+    sample = sample_of(tmp_path, np.zeros((220, 300, 3), np.uint8), labels={"keypoints_2d": points})
+    for augmentation in (None, Augmentation()):
+        item = HandCrops(ListReader([sample]), SIZE, augmentation=augmentation)[0]  # of the whole picture
+        assert item["labels"]["keypoints_2d"][3].isfinite().all()
+
+
 def test_draws_depend_on_seed_epoch_and_index_alone(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (220, 300, 3), np.uint8)
     reader = ListReader([sample_of(tmp_path, pixels)] * 3)

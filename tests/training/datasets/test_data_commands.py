@@ -51,6 +51,12 @@ def test_wrong_names_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
         assert capsys.readouterr().err.startswith("handmim: error: ")
 
 
+def test_a_hand_model_is_for_labels_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for command in (["data", "info", "stb"], ["check-data", "--dataset", "stb"]):
+        assert main([*command, str(tmp_path), "--hand-model-path", "x"]) == 1
+        assert "of no use for stb" in "".join(capsys.readouterr())
+
+
 def test_list_names_every_data_set(capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "list"]) == 0
     out = capsys.readouterr().out
