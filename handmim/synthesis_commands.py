@@ -42,7 +42,8 @@ def add_commands(commands: Any) -> None:
         type=parse_variety,
         default="full",
         metavar="V",
-        help="plain: one right hand held up before an ideal camera, in every picture; parts of it as in recipes, "
+        help="plain: one right hand held up before an ideal camera, in every picture; scene: as hands stand in whole "
+        "photographs, for detectors; with changes of single parts as in recipes, "
         "'{base: full, things: 0.5}' (default: full)",
     )
     synthesize.set_defaults(run=run_synthesize)

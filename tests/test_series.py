@@ -109,6 +109,15 @@ def test_an_interrupted_series_goes_on(layout: str, tmp_path: Path, monkeypatch:
     assert told == [2, 2, 1]
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
     assert not write_series(tmp_path / "parts", small(layout)) and len(drawn) == 4
+    (tmp_path / "parts" / ".series-train").mkdir()  # as one leaves it that is killed at its very end
+    assert not write_series(tmp_path / "parts", small(layout))
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+def test_a_variety_of_tuples_is_known_again(tmp_path: Path) -> None:
+    """Written, they become lists."""
+    kind = small(variety={"base": "plain", "poses": (1, 0, 0, 0, 0)})
+    assert write_series(tmp_path, kind) and not write_series(tmp_path, kind)
 
 
 def test_splits_lie_side_by_side(tmp_path: Path) -> None:
@@ -127,6 +136,8 @@ def test_splits_lie_side_by_side(tmp_path: Path) -> None:
         ({"count": 6}, "begun with count 5, not 6"),
         ({"betas": (1.0,) + 9 * (0.0,)}, "begun with betas None"),
         ({"layout": "freihand"}, "has the layout folder, not freihand"),
+        ({"split": "val", "start": -3}, r"index must lie in \[0, 2\^62\), got -3"),
+        ({"split": "val", "size": 8}, "size must be at least 16 px"),
     ],
 )
 def test_nothing_is_written_over(changes: dict, message: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from handmim.synthesis import SampleRandom, SyntheticBatch, backgrounds, generat
 from handmim.synthesis.anatomy import forward_kinematics, open_hand_anatomy, penetration, rotation_from_angles
 from handmim.synthesis.cameras import arm_stretch, sample_orientation
 from handmim.synthesis.hand_mesh import load_hand_mesh
+from handmim.synthesis.light import ambient, sample_light, shadow
 from handmim.synthesis.poses import sample_angles
 from handmim.synthesis.skin import sample_tone
 from handmim.synthesis.variety import FAULTS, VARIETIES, Variety, find_variety
@@ -232,10 +233,44 @@ def test_arms_are_stretched_out_of_the_picture_and_do_not_point_at_the_camera():
     direction = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     camera = torch.tensor([[100.0, 0, 49.5], [0, 100, 49.5], [0, 0, 1]]).repeat(3, 1, 1)
     longer = arm_stretch(wrist, direction, camera, 100)  # the border is 0.5 m from the axis
-    assert torch.allclose(longer[:2], torch.tensor(0.3), atol=1e-6) and longer[2] == 0
+    assert torch.allclose(longer[:2], torch.tensor(0.3), atol=1e-6)
+    assert longer[2] > 0.5  # along the line of sight no length leads out of the picture: an end far away is small
     camera[:, 0, 0] = camera[:, 1, 1] = 300
     assert arm_stretch(wrist, direction, camera, 100)[0] == 0
     assert sample_orientation(SampleRandom(0, torch.arange(2000)))[:, 2, 0].min() > -0.71
+
+
+def test_forearms_are_in_the_light():
+    """What lay beyond the grids of depths was in the shadow of all that did, and black."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(2, 3, 500, generator=generator) * 0.02
+    arm = torch.rand(2, 3, 500, generator=generator) * 0.02 + torch.tensor([0.3, 0.0, 0.0])[:, None]
+    light = sample_light(SampleRandom(1, torch.arange(2)))
+    light.direction = torch.tensor([0.0, 0.0, -1.0]).expand(2, 2, 3)
+    both, normals = torch.cat([points, arm], 2), torch.tensor([0.0, 0.0, -1.0])[:, None].expand(2, 3, 1000)
+    assert (shadow(light, both)[..., 500:] == 1).all()
+    assert torch.equal(shadow(light, both)[..., :500], shadow(light, points))
+    seen = ambient(light, both, normals, torch.eye(3).expand(2, 3, 3)).mean(1)
+    assert (seen[:, 500:] > seen[:, :500].mean(1, keepdim=True)).all()
+
+
+def test_grey_borders_hide_the_hand():
+    varieties = ({"base": "full", "borders": borders} for borders in (True, False))
+    shown, whole = (generate(2, range(64), size=64, variety=variety) for variety in varieties)
+    hidden = whole.mask & ~shown.mask
+    assert 0 < hidden.sum() < 0.1 * whole.mask.sum() and (shown.mask & ~whole.mask).sum() == 0
+    assert (shown.images[hidden] == 127).all()
+    lost = whole.visibility & ~shown.visibility
+    assert lost.any() and not (shown.visibility & ~whole.visibility).any()
+
+
+def test_no_right_hand_lies_beside_a_left_one():
+    pictures = generate(5, range(200), size=16, variety={"base": "full", "negatives": 1.0, "second_hands": 1.0})
+    assert pictures.hands.left.all() and len(pictures.hands.left) > 200
+
+
+def test_pictures_may_be_large():
+    assert generate(0, [0], size=640).images.shape == (1, 640, 640, 3)
 
 
 def test_plain_pictures_show_one_upright_hand_without_any_fault():

@@ -18,7 +18,7 @@ class HandsShown:
         boxes: (R, 4) float32 xyxy, crop pixels, around its 21 joints; may reach beyond the picture.
         left: (R,) bool.
         shown: (R,) float32, pixels of this hand, without its forearm, over the area of the box: about a third for an
-            open hand that nothing hides. What an object hides counts as shown.
+            open hand that nothing hides. What an object or a grey border hides counts as shown.
     """
 
     picture: Tensor

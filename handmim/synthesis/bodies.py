@@ -275,7 +275,7 @@ def _local(mesh: BodyMesh, persons: Persons, vertices: Tensor) -> Tensor:
 def _corners(mesh: BodyMesh, values: Tensor, face: Tensor, weights: Tensor, row: Tensor) -> Tensor:
     """(P, 3) of values (N, 3, V) at places on faces."""
     corners = mesh.faces.index_select(0, face) + (row * len(mesh.part))[:, None]
-    table = values.transpose(1, 2).reshape(-1, 3)
+    table = values.transpose(1, 2).reshape(-1, 3).contiguous()  # of one person, too: it is read in another way
     return F.embedding_bag(corners, table, per_sample_weights=weights, mode="sum")
 
 

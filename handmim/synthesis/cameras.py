@@ -154,7 +154,7 @@ def mean(points: Tensor) -> Tensor:
 
 
 def arm_stretch(wrist: Tensor, direction: Tensor, intrinsics: Tensor, size: int) -> Tensor:
-    """How much longer arms must be to end outside of the picture; where none would, they keep their length.
+    """How much longer arms must be to end outside of the picture; where none would, they become as long as they can.
 
     Args:
         wrist: (B, 3) camera frame, m. direction: (B, 3) unit, to the elbow. intrinsics: (B, 3, 3) px. size: px.
@@ -170,4 +170,4 @@ def arm_stretch(wrist: Tensor, direction: Tensor, intrinsics: Tensor, size: int)
         (y * focal / z + intrinsics[:, 1, 2, None] - size / 2).abs(),
     )
     out = away > size / 2 + _ARM_RADIUS * focal / z
-    return ends[out.byte().argmax(1)] - FOREARM_LENGTH
+    return ends[torch.where(out.any(1), out.byte().argmax(1), len(ends) - 1)] - FOREARM_LENGTH

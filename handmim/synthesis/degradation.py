@@ -114,6 +114,8 @@ def sensor(random: SampleRandom, picture: Tensor) -> Tensor:
     """Noise of the sensor, sometimes strong; grey pictures get grey noise. In place, sRGB in [0, 255]."""
     strength = random.uniform().pow(3) * 0.03 + random.bernoulli(0.06).float() * random.uniform((), 0.0, 0.07)
     bank, count, shape = _noise_bank(str(random.device)), picture[0].numel(), picture.shape[1:]
+    if len(bank) <= count:  # of pictures as large as this the noise repeats
+        bank = bank.repeat(count // len(bank) + 2)
     start = random.integers((), 0, len(bank) - count)
     grey = (picture[:, 0, 0, 0] == picture[:, 1, 0, 0]) & (picture[:, 0, -1, -1] == picture[:, 1, -1, -1])
     grey = (grey | random.bernoulli(0.3)).tolist()
@@ -187,7 +189,7 @@ def _quantised(picture: Tensor) -> Tensor:
     return images
 
 
-def reach_beyond_border(random: SampleRandom, images: Tensor) -> Tensor:
+def reach_beyond_border(random: SampleRandom, images: Tensor) -> tuple[Tensor, Tensor]:
     """Grey bands where a crop reaches beyond its picture, as the image processor leaves them.
 
     Args:
@@ -195,12 +197,14 @@ def reach_beyond_border(random: SampleRandom, images: Tensor) -> Tensor:
         images: uint8 (B, S, S, 3), changed in place.
 
     Returns:
-        The same images.
+        The same images, and where they are grey now, (B, S, S) bool.
     """
     size = images.shape[1]
     beyond = random.bernoulli(BEYOND_SHARE)[:, None] & (random.uniform((4,)) < BEYOND_SIDES)
     depth = (random.uniform((4,), 0, BEYOND_DEPTH * size) * beyond).round().long()
-    for image, (left, top, right, bottom) in zip(images, depth.tolist(), strict=True):
-        image[:, :left] = image[:, size - right :] = BEYOND_LEVEL
-        image[:top] = image[size - bottom :] = BEYOND_LEVEL
-    return images
+    grey = torch.zeros(images.shape[:3], dtype=torch.bool, device=images.device)
+    for image, covered, (left, top, right, bottom) in zip(images, grey, depth.tolist(), strict=True):
+        for part, value in ((image, BEYOND_LEVEL), (covered, True)):
+            part[:, :left] = part[:, size - right :] = value
+            part[:top] = part[size - bottom :] = value
+    return images, grey

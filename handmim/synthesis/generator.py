@@ -80,7 +80,7 @@ def generate(
     variety = find_variety(variety)
     if negatives is not None:
         variety = replace(variety, negatives=negatives)
-    _check(index, size, variety.negatives, background_photos)
+    check_arguments(index, size, variety.negatives, background_photos)
     if betas is not None and (betas.shape != (10,) or not torch.isfinite(betas).all()):
         raise ValueError(f"betas must be 10 finite numbers, got {betas.tolist()}")
     device = torch.device(device)
@@ -94,7 +94,8 @@ def generate(
     return join(parts)
 
 
-def _check(index: Tensor, size: int, negatives: float, photos: Tensor | None) -> None:
+def check_arguments(index: Tensor, size: int, negatives: float = 0.0, photos: Tensor | None = None) -> None:
+    """Raises ValueError for arguments of `generate` that are out of range."""
     if index.ndim != 1 or len(index) == 0:
         raise ValueError(f"index must hold at least one sample index, got shape {tuple(index.shape)}")
     if int(index.min()) < 0 or int(index.max()) >= _SECOND:
@@ -155,7 +156,8 @@ class _Scene:
         together = self.rows.fork("together").bernoulli(variety.together)
         # lies palm to palm with the sample's own hand, which is a right one
         self.twin = is_second & together & ~self.people.owns & ~self.left[self.parent]
-        mirrored = self.rows.fork("side").bernoulli(0.85) | self.people.owns | self.twin
+        alike = self.left[self.parent] & ~self.people.owns  # a right hand beside a left one would be unlabelled
+        mirrored = (self.rows.fork("side").bernoulli(0.85) & ~alike) | self.people.owns | self.twin
         self.mirrored = mirrored & is_second
         self.sign = torch.where(self.mirrored, -1.0, 1.0)
         self.mesh: HandMesh = load_hand_mesh(str(self.device))
@@ -171,7 +173,8 @@ class _Scene:
         picture = self._draw_things(picture)
         images = degrade(self.random.fork("degradation"), picture, self.variety.faults)
         if self.variety.borders:
-            images = reach_beyond_border(self.random.fork("border"), images)
+            images, grey = reach_beyond_border(self.random.fork("border"), images)
+            self.mask &= ~grey
         return self._label(images)
 
     def _pose(self) -> None:
@@ -288,7 +291,7 @@ class _Scene:
         torch.mul(colour, exposure[self.parent], out=values[:, :3])
         torch.mul(irradiance, exposure[self.parent], out=values[:, 3:6])
         values[:, 6], values[:, 7] = mesh.rest[:, 0], mesh.noise[-1]
-        attributes = values.transpose(1, 2).reshape(-1, 8)
+        attributes = values.transpose(1, 2).reshape(-1, 8).contiguous()  # of one row, too: it is read in another way
         self.surface = Surface(mesh, skin, attributes, jewellery=self.variety.jewellery > 0)
         light.sky, light.ground, light.lamp = (
             light.sky * exposure[:, 0],
@@ -310,7 +313,8 @@ class _Scene:
             extra = slice(self.batch, None)
             other, parent = keys[extra], self.parent[extra]
             other = torch.where(self.mirrored[extra, None, None], other.flip(2), other)
-            keys[parent] = torch.maximum(keys[parent], other)
+            own = keys[parent]
+            keys[parent] = torch.where((other >> 32) > (own >> 32), other, own)  # low bits depend on the batch
         return nearer_keys(keys[: self.batch])
 
     def _draw_people(self, back: Tensor) -> Tensor:

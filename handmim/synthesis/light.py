@@ -18,7 +18,10 @@ from .random import SampleRandom
 from .skin import Skin
 
 _NUM_AXES = 4  # ambient occlusion looks along each axis in both senses
-_GRID, _CELL = 40, 0.0075  # cells a side, m: covers the hand; the far forearm falls into the border cells
+_GRID, _CELL = (
+    40,
+    0.0075,
+)  # cells a side, m: covers the hand and the wrist; what lies beyond, the forearm, is in full light
 _SHADOW_GRID, _SHADOW_CELL = 64, 0.005
 # How far diffuse light wraps past the terminator, red deepest: light scattered in skin (after d'Eon and Luebke,
 # GPU Gems 3, chapter 14, as a wrap instead of a blur).
@@ -75,16 +78,21 @@ def _frames(direction: Tensor) -> Tensor:
     return torch.stack([first, second, direction], -2)
 
 
-def _splat(points: Tensor, frames: Tensor, grid: int, cell: float) -> tuple[Tensor, Tensor]:
-    """Cell index (B, D, V) int64 and height towards the light (B, D, V) of points (B, 3, V) in frames (B, D, 3, 3)."""
+def _splat(points: Tensor, frames: Tensor, grid: int, cell: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (B, 3, V) in frames (B, D, 3, 3): cell index (B, D, V) int64, height towards the light (B, D, V), and
+    whether they lie beyond the grid (B, D, V), where their cell says nothing."""
     local = (frames.flatten(1, 2) @ points).unflatten(1, (-1, 3))  # (B, D, 3, V)
-    plane = local[:, :, :2].mul(1 / cell).add_(grid / 2).clamp_(0, grid - 1).to(torch.int32)
-    return (plane[:, :, 1] * grid).add_(plane[:, :, 0]).long(), local[:, :, 2].contiguous()
+    free = local[:, :, :2].mul(1 / cell).add_(grid / 2)
+    plane = free.clamp(0, grid - 1)
+    beyond = (free != plane).any(2)
+    plane = plane.to(torch.int32)
+    return (plane[:, :, 1] * grid).add_(plane[:, :, 0]).long(), local[:, :, 2].contiguous(), beyond
 
 
-def _top(cell: Tensor, height: Tensor, grid: int) -> Tensor:
+def _top(cell: Tensor, height: Tensor, beyond: Tensor, grid: int) -> Tensor:
     """(B, D, grid^2) the largest height in each cell."""
-    return height.new_full((*height.shape[:2], grid * grid), -1.0).scatter_reduce_(2, cell, height, "amax")
+    empty = height.new_full((*height.shape[:2], grid * grid), -1.0)
+    return empty.scatter_reduce_(2, cell, height.masked_fill(beyond, -1.0), "amax")
 
 
 def ambient(light: Light, points: Tensor, normals: Tensor, turn: Tensor) -> Tensor:
@@ -100,14 +108,14 @@ def ambient(light: Light, points: Tensor, normals: Tensor, turn: Tensor) -> Tens
     """
     axes = turn.new_tensor([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / math.sqrt(3)
     axes = axes @ turn.transpose(1, 2)  # (B, A, 3)
-    cell, height = _splat(points, _frames(axes), _GRID, _CELL)
+    cell, height, beyond = _splat(points, _frames(axes), _GRID, _CELL)
     cosine = axes @ normals  # (B, A, V)
     weights, colours = [], []
     for sense in (1.0, -1.0):
         toward = height if sense > 0 else height.neg()
         # Metres of flesh, or of another finger, towards the light.
-        above = _top(cell, toward, _GRID).gather(2, cell).sub_(toward)
-        seen = above.sub_(0.007).mul_(-1 / 0.014).add_(1.0).clamp_(0, 1)
+        above = _top(cell, toward, beyond, _GRID).gather(2, cell).sub_(toward)
+        seen = above.sub_(0.007).mul_(-1 / 0.014).add_(1.0).clamp_(0, 1).masked_fill_(beyond, 1.0)
         weights.append((cosine * sense).add_(0.2).clamp_(min=0).mul_(seen))
         share = 0.5 + 0.5 * sense * (axes * light.up[:, None]).sum(2, keepdim=True)
         colours.append(light.sky[:, None] * share + light.ground[:, None] * (1 - share))  # (B, A, 3)
@@ -125,12 +133,12 @@ def _grow(top: Tensor, step: int) -> Tensor:
 
 def shadow(light: Light, points: Tensor) -> Tensor:
     """(B, L, V) share of each lamp that reaches points (B, 3, V) about the middle of the hand, m; soft edges."""
-    cell, height = _splat(points, _frames(light.direction), _SHADOW_GRID, _SHADOW_CELL)
-    top = _top(cell, height, _SHADOW_GRID)
+    cell, height, beyond = _splat(points, _frames(light.direction), _SHADOW_GRID, _SHADOW_CELL)
+    top = _top(cell, height, beyond, _SHADOW_GRID)
     # Neighbouring cells close the holes between vertices and stand in for a lamp of some width.
     wide = _grow(_grow(top, 1), _SHADOW_GRID)
     blurred = top.add_(wide).gather(2, cell).mul_(0.5)
-    return blurred.sub_(height).sub_(0.008).mul_(-1 / 0.010).add_(1.0).clamp_(0, 1)
+    return blurred.sub_(height).sub_(0.008).mul_(-1 / 0.010).add_(1.0).clamp_(0, 1).masked_fill_(beyond, 1.0)
 
 
 def shade(

@@ -21,7 +21,7 @@ import torch
 from ..atomic_files import atomic_file
 from ..cli import package_version
 from ..errors import DataError
-from .generator import SyntheticBatch, generate
+from .generator import SyntheticBatch, check_arguments, generate
 from .layouts import LAYOUTS, Layout
 from .variety import find_variety
 
@@ -76,24 +76,25 @@ def write_series(root: Path, series: Series, progress: Callable[[int], object] =
         False if it was there already.
 
     Raises:
-        DataError: The layout has no such split, there is no such variety, or the folder holds something else in its
-            place.
+        DataError: The layout has no such split, there is no such variety, index or size, or the folder holds something
+            else in its place.
     """
     kind = LAYOUTS[series.layout]
     if series.split not in kind.splits:
         raise DataError(f"layout {kind.name} has the splits {', '.join(kind.splits)}, got {series.split!r}")
     try:
         find_variety(series.variety)
+        check_arguments(torch.tensor([series.start, series.start + series.count - 1]), series.size)
     except ValueError as error:
         raise DataError(str(error)) from error
-    layout = kind(root, series.split)
+    layout, parts = kind(root, series.split), root / f".series-{series.split}"
     manifest = read_manifest(root)
     if is_complete(root, manifest, series, layout):
+        shutil.rmtree(parts, ignore_errors=True)  # a run may have been killed before it could
         progress(series.count)
         return False
     for folder in layout.folders():
         folder.mkdir(parents=True, exist_ok=True)
-    parts = root / f".series-{series.split}"
     parts.mkdir(exist_ok=True)
     keep_manifest(root, manifest, series, complete=False)
     chunks = [series.indices[at : at + CHUNK] for at in range(0, series.count, CHUNK)]
@@ -181,7 +182,8 @@ def is_complete(root: Path, manifest: dict[str, Any], series: Series, layout: La
                 raise DataError(f"{path} is there already, and {MANIFEST} does not say how it was made: choose another")
         check_neighbours(root, manifest, series)
         return False
-    wanted = series.settings() | ({} if begun.get("complete") else {"handmim": package_version("handmim")})
+    settings = json.loads(json.dumps(series.settings()))  # as they were written
+    wanted = settings | ({} if begun.get("complete") else {"handmim": package_version("handmim")})
     for name, value in wanted.items():
         if begun.get(name) != value:
             raise DataError(

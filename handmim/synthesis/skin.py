@@ -1,4 +1,4 @@
-"""The colour of skin, nails and sleeves, vertex by vertex. Colours are linear in the sense of `generator.GAMMA`."""
+"""The colour of skin, nails and sleeves, vertex by vertex. Colours are linear in the sense of `generator`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ class Variety:
             the picture plane at any angle (tables, close-ups); the wearer's own view; pointing at the camera.
         loose: share of crops in which the hand is small.
         jitter: how far the crop's centre may be from the hand's, share of its side, each way.
-        negatives: share of pictures that do not show a right hand: three in ten are empty, the others show a left one.
+        negatives: share of pictures that do not show a right hand: three in ten are empty, the others show a left one,
+            and perhaps another left one; those of people show both.
         second_hands: share of pictures with another hand.
         together: share of those with a right hand and no person whose two hands lie palm to palm (`pairs`). Not of the
             negatives: such a pair shows a right hand as much as a left one.
