@@ -21,8 +21,9 @@ class PackedLinear(nn.Linear):
     """`nn.Linear` that multiplies with a oneDNN-packed copy of its weight when it can, and plainly when it cannot.
 
     An `nn.Linear` becomes one by a change of its class, so parameters, state dict and hooks stay what they were. The
-    packed copy is made at the first call, made again when the weight changes, and never saved or copied. Gradients,
-    autocast, export, other devices and other dtypes take the plain path.
+    packed copy is made at the first call, made again when the weight changes (but by way of `.data`, which torch does
+    not count), and never saved or copied. Gradients, autocast, export, other devices and other dtypes take the plain
+    path.
     """
 
     matmul_dtype: torch.dtype = torch.float32

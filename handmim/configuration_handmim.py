@@ -215,6 +215,8 @@ class HandMIMConfig(PreTrainedConfig):
             raise ValueError(f"point_channels must be (hidden, final), got {tuple(self.point_channels)}")
         if len(self.mean_camera) != 3 or self.mean_camera[0] <= 0:
             raise ValueError(f"mean_camera must be (s > 0, tx, ty), got {tuple(self.mean_camera)}")
+        if not self.heatmap_sigma > 0:
+            raise ValueError(f"heatmap_sigma must be above 0, got {self.heatmap_sigma}")
         if self.heatmap_evidence and not 0 <= self.heatmap_level < self.num_feedback:
             raise ValueError(
                 f"heatmap_level must index one of the {self.num_feedback} feature maps, got {self.heatmap_level}"

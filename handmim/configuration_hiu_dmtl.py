@@ -175,6 +175,8 @@ class HIUDMTLConfig(PreTrainedConfig):
                 "num_stacks, encoder_depth and encoder_levels must be at least 1, "
                 f"got {self.num_stacks}, {self.encoder_depth}, {self.encoder_levels}"
             )
+        if not self.heatmap_sigma > 0:
+            raise ValueError(f"heatmap_sigma must be above 0, got {self.heatmap_sigma}")
         if self.num_keypoints != 21:
             raise ValueError(f"num_keypoints must be 21, the joints of the hand models, got {self.num_keypoints}")
         if len(self.regressor_channels) != 2:

@@ -10,6 +10,8 @@ from .configuration_hiu_dmtl import HIUDMTLConfig
 from .layers_handmim import normalise_pixels
 from .layers_hiu_dmtl import soft_argmax
 from .losses import (
+    check_mask,
+    check_vertices,
     heatmap_keypoint_loss,
     keypoint_2d_loss,
     keypoint_3d_loss,
@@ -91,6 +93,7 @@ class HandUnderstandingLoss:
         cells = self.cells
         targets: dict[str, Tensor] = {}
         if "mask" in labels:
+            check_mask(labels["mask"], self.size)
             targets["mask"] = F.avg_pool2d(labels["mask"].float()[:, None], STRIDE).squeeze(1)
         if "keypoints_2d" in labels:
             keypoints = to_cells(labels["keypoints_2d"].float(), self.size, cells)
@@ -131,6 +134,8 @@ class HandUnderstandingLoss:
         for name, loss in candidates.items():
             source = needs.get(name, name)
             if self.weights[name] and source in labels and (name != "vertices" or "joints" in labels):
+                if name == "vertices":
+                    check_vertices(labels[name], stack[name])
                 terms[name] = loss(labels[source])
         return terms
 

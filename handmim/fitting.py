@@ -37,6 +37,7 @@ KEYPOINT_SIGMA, BONE_SIGMA, SHAPE_SIGMA = 0.03, 0.5, 3.0
 WINDOWS = (None, 0.17, 0.1)
 # Maps are squared before their mean is taken: low values far from the peak draw it away.
 _SHARPNESS = 2
+_NOTHING = 1e-30  # what a map holds around a place where it says nothing
 _CHANGING = ("root", "fingers", "wrist", "betas", "turns", "bones")
 _FIRST_DAMPING, _LESS, _MORE = 1e-2, 0.2, 8.0
 
@@ -56,7 +57,8 @@ class Evidence:
     depths: Tensor | None = None
 
     def keypoints(self, size: int, around: Tensor | None = None, window: float = 0.0) -> Tensor:
-        """(B, 21, 2) crop pixels: mean positions under the maps, or under what lies around given ones.
+        """(B, 21, 2) crop pixels: mean positions under the maps, or under what lies around given ones; NaN where the
+        maps say nothing there.
 
         Args:
             size: Side of the crops, pixels.
@@ -68,11 +70,12 @@ class Evidence:
         axes = [(torch.arange(n, device=weight.device) + 0.5) / n for n in (width, height)]
         if around is not None:
             x, y = (
-                torch.exp(-(axis - (place[..., None] + 0.5) / size).square() / (2 * window**2))
+                torch.softmax(-(axis - (place[..., None] + 0.5) / size).square() / (2 * window**2), -1)
                 for axis, place in zip(axes, around.unbind(-1), strict=True)
             )
             weight = weight * x[..., None, :] * y[..., :, None]
-        total = weight.sum((2, 3)).clamp(min=1e-12)
+        total = weight.sum((2, 3))
+        total = torch.where(total > _NOTHING, total, torch.nan)
         place = torch.stack([weight.sum(2) @ axes[0], weight.sum(3) @ axes[1]], -1) / total[..., None]
         return place * size - 0.5
 

@@ -229,12 +229,6 @@ class HandModel(nn.Module):
         orient = matrix_to_axis_angle(global_orient.to(pose.dtype))
         return {"global_orient": orient, "hand_pose": pose, "betas": betas, "transl": translation}
 
-    def _components(self, number: int) -> Tensor:
-        """(number, 45) first principal components of MANO's pose space."""
-        if len(self.hands_components) == 0:
-            raise ValueError(f"the open hand has no principal components: pass 45 axis-angle numbers, got {number}")
-        return self.hands_components[:number]
-
     @torch.no_grad()
     def mean_shape_joints(self) -> Tensor:
         """(21, 3) joints of the flat hand of mean shape, metres."""

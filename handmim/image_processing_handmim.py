@@ -28,6 +28,7 @@ from .images import LoadedImage, is_single_image, load_image
 from .open_hand_file import is_remote_code
 
 SIDES = ("left", "right")
+MAX_BOX = 100  # times the longer side of the picture
 
 
 class HandMIMImageProcessorKwargs(ImagesKwargs, total=False):
@@ -106,7 +107,7 @@ class HandMIMImageProcessor(PilBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         side = _square_side(size)
-        fill = np.array(kwargs["image_mean"] if kwargs["do_normalize"] else [0.5] * 3, np.float32) * 255
+        fill = np.full(3, kwargs["image_mean"] if kwargs["do_normalize"] else 0.5, np.float32) * 255
         hands, crops = [], []
         for index, request in enumerate(hand_requests(images, boxes, handedness, intrinsics)):
             request = request.load()
@@ -308,6 +309,8 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
         raise InputError(f"a box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {text}")
     if max(x1 - x0, y1 - y0) < 1:
         raise InputError(f"a box must be at least one pixel large, got {text}")
+    if max(x1 - x0, y1 - y0) > MAX_BOX * max(width, height):  # the filter that shrinks it grows with it
+        raise InputError(f"a box must be at most {MAX_BOX} times as large as its image, got {text}")
     if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
         raise InputError(f"box {text} lies outside the image of {width} x {height} pixels")
 

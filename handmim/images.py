@@ -9,6 +9,7 @@ What is done to every picture, and stated only here:
 * pictures above ``MAX_PIXELS`` are refused before a pixel is decoded.
 """
 
+import http.client
 import io
 import math
 import os
@@ -35,6 +36,8 @@ MIN_SIDE = 8
 MAX_DOWNLOAD_BYTES = 64_000_000
 DOWNLOAD_TIMEOUT_SECONDS = 20.0
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+# Of Pillow's: others run programs (EPS asks Ghostscript), or decode before their size can be looked at (ICO).
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 # What this package draws: no picture to look for hands in.
 _DRAWN = re.compile(r"\.(overlay|\d+\.(mask|heatmaps|pof|features))\.png$", re.ASCII)
 
@@ -155,15 +158,15 @@ def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout: float = DOW
     Raises:
         ImageError: not reachable, refused, too slow or too large.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "handmim"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "handmim"})
         with urllib.request.urlopen(request, timeout=timeout) as response:
             if not response.geturl().lower().startswith(("http://", "https://")):
                 raise ImageError(f"{url} leads to an address that is not http(s): {response.geturl()}")
             data = response.read(max_bytes + 1)
     except urllib.error.HTTPError as error:
         raise ImageError(f"{url} answered {error.code} {error.reason}; check the address") from error
-    except (OSError, ValueError, EOFError) as error:  # URLError and timeouts are OSError
+    except (OSError, ValueError, EOFError, http.client.HTTPException) as error:  # URLError, timeouts are OSError
         reason = getattr(error, "reason", error)
         raise ImageError(f"{url} could not be fetched ({reason}); check the address and the network") from error
     if len(data) > max_bytes:
@@ -189,7 +192,7 @@ def _from_bytes(data: bytes, name: str, max_pixels: int, reduction: int = 1) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is larger than the limit of {max_pixels / 1e6:g} megapixels; shrink it") from error
     except _DECODE_ERRORS as error:

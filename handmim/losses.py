@@ -219,6 +219,28 @@ def pick_cells(cells: Tensor, count: int) -> Tensor:
     return (place + 0.5) * (2 / side) - 1
 
 
+def check_vertices(target: Tensor, vertices: Tensor) -> None:
+    """Raises ValueError unless label (B, V, 3) and estimate (..., B, V, 3) are of one hand model."""
+    if target.shape[-2] != vertices.shape[-2]:
+        raise ValueError(
+            f"the label's vertices must be those of the model's hand model ({vertices.shape[-2]} vertices), "
+            f"got {target.shape[-2]}; set config.hand_model to the one the labels were made with"
+        )
+
+
+def check_mask(mask: Tensor, size: int) -> None:
+    """Raises ValueError unless a mask is (B, S, S) of the crops' side S, and bool or floating point.
+
+    Whole numbers are refused, since they would be 0 and 255, as a file has them; values are not looked at, which would
+    make a GPU wait.
+    """
+    if mask.shape[1:] != (size, size) or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise ValueError(
+            f"the label's mask must be (B, {size}, {size}) like the crops, bool or floats in [0, 1], "
+            f"got {tuple(mask.shape)} of {mask.dtype}"
+        )
+
+
 def mesh_losses(
     iterations: list[dict[str, Tensor]],
     labels: dict[str, Tensor],
@@ -236,7 +258,7 @@ def mesh_losses(
         intrinsics: (B, 3, 3) of the crops, pixels; for a mask.
 
     Raises:
-        ValueError: If the label vertices belong to another hand model.
+        ValueError: See `check_vertices` and `check_mask`.
     """
 
     def stack(name: str) -> Tensor:
@@ -250,17 +272,13 @@ def mesh_losses(
     if "joints" in labels and weights["joints"]:
         values["joints"] = keypoint_3d_loss(joints, labels["joints"])
     if "vertices" in labels and "joints" in labels and weights["vertices"]:
-        target = labels["vertices"]
-        vertices = stack("vertices")
-        if target.shape[-2] != vertices.shape[-2]:
-            raise ValueError(
-                f"the label's vertices must be those of the model's hand model ({vertices.shape[-2]} vertices), "
-                f"got {target.shape[-2]}; set config.hand_model to the one the labels were made with"
-            )
+        target, vertices = labels["vertices"], stack("vertices")
+        check_vertices(target, vertices)
         values["vertices"] = vertex_loss(vertices, joints[..., :1, :], target, labels["joints"][..., :1, :])
     if "keypoints_2d" in labels and weights["keypoints_2d"]:
         values["keypoints_2d"] = keypoint_2d_loss(stack("keypoints_2d"), labels["keypoints_2d"], size)
     if "mask" in labels and weights.get("mask") and intrinsics is not None:
+        check_mask(labels["mask"], size)
         values["mask"] = mask_loss(project(stack("vertices"), intrinsics, MIN_DEPTH), labels["mask"])
     if weights["shape_prior"]:
         values["shape_prior"] = shape_prior_loss(stack("betas"))

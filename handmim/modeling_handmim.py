@@ -36,8 +36,6 @@ from .losses import (
 
 # Distances from projection to soft-argmax are a few hundredths of the crop: brought to the scale of the other inputs.
 RESIDUAL_SCALE = 10.0
-# exp keeps s positive; beyond these bounds the hand would be 1/20 or 20 times as large as the crop.
-MAX_LOG_SCALE = 3.0
 
 
 @dataclass

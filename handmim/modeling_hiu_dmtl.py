@@ -19,6 +19,7 @@ from .layers_hiu_dmtl import (
     HandRegressor,
     MapHead,
     MultiTaskBlock,
+    evidence_size,
     map_evidence,
     regressor_inputs,
     soft_argmax,
@@ -231,7 +232,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         state = self.mean_state(features[0].device).expand(features[0].shape[0], -1)
         for feature, stack in zip(features, stacks, strict=True):
             evidence = None
-            if self.config.regressor_evidence:
+            if evidence_size(self.config):
                 maps = {task: value.flatten(1, 2) if task == "pof" else value for task, value in stack.items()}
                 evidence = map_evidence(maps).detach()
             state, read = self.regressor(feature, evidence, state.detach())

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import BatchFeature, Pipeline
 
 from .detection import HandDetector, resolve_detector
@@ -137,12 +137,10 @@ class HandMeshPipeline(Pipeline):
         Raises:
             ImageError, InputError: what was given cannot be used.
         """
-        if isinstance(inputs, (GeneratorType, Dataset)):
+        if isinstance(inputs, (GeneratorType, Dataset, dict)):
             if any(value is not None for value in (boxes, handedness, intrinsics)):
-                raise InputError("boxes, handedness and intrinsics of a stream come with each item, as a dict")
-            return super().__call__(inputs, **kwargs)
-        if isinstance(inputs, dict):
-            return super().__call__(_request(inputs), **kwargs)
+                raise InputError("boxes, handedness and intrinsics of a dict or a stream come in it, with each image")
+            return super().__call__(_request(inputs) if isinstance(inputs, dict) else inputs, **kwargs)
         requests = hand_requests(inputs, boxes, handedness, intrinsics)
         if is_single_image(inputs):
             return super().__call__(requests[0], **kwargs)
@@ -243,7 +241,8 @@ class HandMeshPipeline(Pipeline):
         postprocess_params: dict,
     ) -> Iterator[list[dict[str, Any]]]:
         """Batches of pictures rather than of tensors: pictures hold different numbers of hands."""
-        stream = (inputs[i] for i in range(len(inputs))) if hasattr(inputs, "__getitem__") else iter(inputs)
+        by_index = hasattr(inputs, "__getitem__") and not isinstance(inputs, IterableDataset)
+        stream = (inputs[i] for i in range(len(inputs))) if by_index else iter(inputs)
         while batch := list(itertools.islice(stream, batch_size)):
             jobs = [job for item in batch for job in self.preprocess(item, **preprocess_params)["jobs"]]
             for hands in self.forward({"jobs": jobs}, **forward_params)["hands"]:

@@ -10,6 +10,7 @@ import math
 import pickle
 import pickletools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,7 +81,7 @@ class SparseMatrix(_Inert):
             row, column = self.fields.get("coords", (self.fields.get("row"), self.fields.get("col")))
             return np.asarray(row), np.asarray(column)
         minor, pointer = np.asarray(self.fields["indices"]), np.asarray(self.fields["indptr"])
-        counts = np.diff(pointer)
+        counts = np.diff(pointer.astype(np.int64))  # differences of unsigned numbers would wrap
         if pointer[0] != 0 or (counts < 0).any() or pointer[-1] != len(minor):
             raise ValueError("the index pointer does not match the indices")
         major = np.repeat(np.arange(len(counts)), counts)
@@ -247,9 +248,10 @@ def _new_object(cls: Any, base: Any, state: Any = None) -> Any:
     return cls()
 
 
-def _latin1_bytes(text: Any, encoding: Any = "") -> bytes:
+def _latin1_bytes(budget: _Budget, text: Any, encoding: Any = "") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise UnsafeFileError("only latin-1 strings may become bytes")
+    budget.take(len(text))  # one stored string can be encoded many times
     return text.encode("latin1")
 
 
@@ -273,7 +275,7 @@ class _Unpickler(pickle.Unpickler):
             ("copyreg", "_reconstructor"): _Call(_new_object),
             ("__builtin__", "object"): _ObjectMarker,
             ("builtins", "object"): _ObjectMarker,
-            ("_codecs", "encode"): _Call(_latin1_bytes),
+            ("_codecs", "encode"): _Call(partial(_latin1_bytes, budget)),
             ("__builtin__", "bytes"): _Call(_no_bytes),
             ("builtins", "bytes"): _Call(_no_bytes),
         }

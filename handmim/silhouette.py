@@ -48,7 +48,7 @@ def soft_silhouette(
     outline = outline_edges(fine, faces, covered)
     pixel, edge = _nearest_edges(points.detach(), outline, inside, _REACH * sharpness)
     if len(pixel) == 0:
-        return coverage + 0.0 * points[..., :2].sum()
+        return coverage + 0.0 * vertices.sum()  # projected, a point in the camera's plane would be no number
     position = _pixel_positions(pixel, height, width)
     corner = points[..., :2].flatten(0, 1)
     distance = segment_distance(position, corner[outline.start[edge]], corner[outline.end[edge]])

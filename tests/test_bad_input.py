@@ -45,6 +45,8 @@ BAD_FILES: dict[str, Callable[[], bytes]] = {
     "huge_bomb.png": lambda: bomb(20_000, 20_000),
     "one_pixel.png": lambda: bomb(1, 1),
     "line.png": lambda: bomb(200, 2),
+    "program.jpg": lambda: encoded("EPS"),  # Pillow would ask Ghostscript to run it
+    "icon.jpg": lambda: encoded("ICO"),  # which Pillow decodes before its size can be looked at
 }
 
 
@@ -96,6 +98,7 @@ def test_truncation_is_told_for_pil_pictures(model: HandMIM) -> None:
         ([-50, 10, -10, 40], "outside"),
         ([0, 0, float("nan"), 5], "finite"),
         ([0, 0, float("inf"), 5], "finite"),
+        ([0, 0, 1e10, 5], "at most 100 times"),
     ],
 )
 def test_bad_boxes(
@@ -211,6 +214,15 @@ def test_focal_length_from_exif() -> None:
 def server() -> Any:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path == "/garbage":
+                self.wfile.write(b"this is no protocol\r\n\r\n")
+                return
+            if self.path == "/cut":
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                self.wfile.write(b"fff\r\n" + bytes(40))
+                return
             status = 200 if self.path.startswith(("/photo", "/big")) else 302 if self.path == "/file" else 404
             self.send_response(status)
             if status == 302:
@@ -242,8 +254,10 @@ def test_addresses(server: str, model: HandMIM, monkeypatch: pytest.MonkeyPatch)
         load_image(f"{server}/big")
     with pytest.raises(ImageError):
         load_image(f"{server}/file")
-    with pytest.raises(ImageError, match="could not be fetched"):
-        load_image("http://127.0.0.1:9/photo.jpg")
+    broken = (f"{server}/cut", f"{server}/garbage", "http://127.0.0.1:9/a b.jpg", "http://[::1/ab.jpg")
+    for address in ("http://127.0.0.1:9/photo.jpg", *broken):
+        with pytest.raises(ImageError, match="could not be fetched"):
+            load_image(address)
 
 
 def test_size_limit() -> None:

@@ -70,6 +70,7 @@ def test_loss_weights_are_completed() -> None:
         ({"loss_weights": {"vertex": 1.0}}, "vertex"),
         ({"loss_weights": {"vertices": -1.0}}, "negative"),
         ({"hand_model": "smplx"}, "smplx"),
+        ({"heatmap_sigma": 0}, "heatmap_sigma must be above 0"),
     ],
 )
 def test_wrong_values_are_named(wrong: dict[str, Any], message: str) -> None:

@@ -146,6 +146,14 @@ def test_a_second_peak_far_away_does_not_draw_a_finger(hand_model: HandModel) ->
     assert float(error.max()) < 5
 
 
+def test_a_map_says_nothing_far_from_its_peak() -> None:
+    """Where the window's weight underflowed, the keypoint was read in the picture's corner, with full trust."""
+    evidence = Evidence(gaussian_heatmaps(torch.full((1, 21, 2), 40.0), 1.0, CELLS, CELLS), torch.ones(1, 21))
+    for x in (0.0, SIZE / 2, 3.0 * SIZE):
+        place = evidence.keypoints(SIZE, torch.tensor([x, SIZE / 2]).expand(1, 21, 2), 0.05)
+        assert (place.isnan() | (place > 30 * SIZE / CELLS)).all(), place
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -162,6 +162,12 @@ def test_save_load_and_auto_class(tmp_path: Path) -> None:
     assert again.to_dict() == processor.to_dict()
 
 
+def test_one_mean_for_all_channels() -> None:
+    one, three = (HandMIMImageProcessor(size=32, image_mean=m, image_std=m) for m in (0.5, [0.5] * 3))
+    box = [-40, -40, 60, 60]  # beyond the picture, where the mean is seen
+    torch.testing.assert_close(one(picture(), box).pixel_values, three(picture(), box).pixel_values)
+
+
 @pytest.mark.parametrize("typo", [{"boxs": [0, 0, 5, 5]}, {"box_scale": "big"}, {"size": {"height": 3, "width": 4}}])
 def test_typing_errors_are_told(typo: dict) -> None:
     with pytest.raises((TypeError, ValueError, StrictDataclassFieldValidationError)):

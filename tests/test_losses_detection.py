@@ -59,6 +59,11 @@ def test_without_hands_nothing_is_positive_and_everything_is_finite():
     assert losses[1] == losses[2] == 0
 
 
+def test_pictures_may_have_no_labels_at_all():
+    target = detection_targets(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool), 8, 8)
+    assert target.centre.shape == (2, 8, 8) and target.centre.max() == target.weight.max() == 0 and target.care.all()
+
+
 def test_hands_that_do_not_count_are_neither_wanted_nor_forbidden():
     target = targets_of([[0.0, 0.0, 30.0, 30.0], [20.0, 20.0, 60.0, 60.0]], counted=[True, False])
     assert (target.centre == 1).sum() == 1 and target.weight.sum() == pytest.approx(1)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,27 @@ def test_freed_memory_is_taken_again_without_new_pages() -> None:
         pytest.skip(f"another C library: {error.stderr.splitlines()[-1]}")
     # the system may give 4 kB pages (16,384 a time) or large ones (32); none is wanted
     assert kept < 16 <= mapped_pages("as it is")
+
+
+@pytest.mark.parametrize(("limit", "told"), [(1 << 40, {-3: 1 << 30}), (1 << 25, {-3: 1 << 25}), (1 << 10, {})])
+def test_a_threshold_that_is_refused_is_not_fixed_at_its_default(
+    limit: int, told: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older glibc take no more than 32 MiB; other settings alone switch its own rule off, and slow all down."""
+    taken = {}
+
+    def mallopt(name: object, value: object) -> int:
+        good = name.value != -3 or value.value <= limit
+        taken.update({name.value: value.value} if good else {})
+        return int(good)
+
+    for name in memory_allocator._USERS_CHOICE:
+        monkeypatch.delenv(name, raising=False)
+    library = SimpleNamespace(mallopt=mallopt, gnu_get_libc_version=None)
+    monkeypatch.setattr(memory_allocator.sys, "platform", "linux")
+    monkeypatch.setattr(memory_allocator.ctypes, "CDLL", lambda _: library)
+    assert keep_freed_memory() == bool(told)
+    assert taken == (told | {-1: 2**31 - 1, -2: 1 << 28} if told else {})
 
 
 def test_the_users_settings_and_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,24 @@ def test_nothing_to_learn_from_is_refused() -> None:
     assert supervised(inputs["pixel_values"], inputs["intrinsics"], {}).loss > 0
 
 
+def test_labels_that_do_not_fit_are_told() -> None:
+    model, inputs = make(loss_weights={"vertices": 1.0}), synthetic()
+    labels = inputs["labels"]
+    as_in_a_file = {"mask": labels["mask"].to(torch.uint8) * 255}
+    for wrong in (as_in_a_file, {"mask": labels["mask"][:, ::2, ::2]}):
+        with pytest.raises(ValueError, match="the label's mask must be .* bool or floats in"):
+            model(inputs["pixel_values"], labels=labels | wrong)
+    with pytest.raises(ValueError, match="1649 vertices.*, got 778"):
+        model(inputs["pixel_values"], labels=labels | {"vertices": labels["vertices"][:, :778]})
+
+
+@pytest.mark.parametrize("tasks", [("mask",), ()])
+def test_without_pose_maps_there_is_no_evidence(tasks: tuple[str, ...]) -> None:
+    """Rows of table 4 crashed with the regressor's evidence switched on."""
+    output = make(tasks=tasks, regressor_evidence=True)(synthetic()["pixel_values"])
+    assert output.vertices.isfinite().all()
+
+
 def test_the_loss_falls_on_one_batch() -> None:
     torch.manual_seed(0)
     model, inputs = make(loss_weights={"joints": 1.0}).train(), synthetic(4)
@@ -254,6 +272,7 @@ def test_training_starts_from_the_mean_hand_and_empty_maps() -> None:
         ({"score_head": True, "mesh": False}, "score_head needs mesh=True"),
         ({"score_hidden_size": 8}, "score_head=True a width, got 8"),
         ({"mean_camera": (0.0, 0, 0)}, "mean_camera"),
+        ({"heatmap_sigma": 0}, "heatmap_sigma must be above 0"),
     ],
 )
 def test_wrong_configurations_are_told(options: dict[str, Any], message: str) -> None:

@@ -1,6 +1,8 @@
 """The pipeline: registration, batches, sides, refinement, and results that follow the picture."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from stub_network import picture, ramp, stub_model
+from torch.utils.data import IterableDataset
 from transformers import pipeline
 
 from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
@@ -146,15 +149,24 @@ def test_batches_are_batched_and_equal_single_calls() -> None:
             np.testing.assert_allclose(found["vertices"], hand["vertices"], atol=1e-6)
 
 
+class Endless(IterableDataset):
+    """Two pictures whose number nobody knows."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return ({"image": picture(), "boxes": [[5, 5, 60, 60], [40, 10, 100, 80]]} for _ in range(2))
+
+
 def test_streams_and_dicts(model: HandMIM) -> None:
     stream = ({"image": picture(), "boxes": [5, 5, 60, 60], "handedness": side} for side in ("left", "right"))
     assert [hands[0]["handedness"] for hands in model.pipeline(stream)] == ["left", "right"]
     assert model.pipeline({"image": picture(), "boxes": [5, 5, 60, 60], "handedness": "left"})[0]["score"]
     assert model.pipeline([]) == []
+    assert [len(hands) for hands in model.pipeline(Endless())] == [2, 2]
     with pytest.raises(InputError, match="'image'"):
         model.pipeline({"picture": picture()})
-    with pytest.raises(InputError, match="stream"):
-        model.pipeline((image for image in [picture()]), boxes=[1, 2, 3, 4])
+    for inputs in ((image for image in [picture()]), {"image": picture()}):
+        with pytest.raises(InputError, match="a dict or a stream"):
+            model.pipeline(inputs, boxes=[1, 2, 3, 4])
     with pytest.raises(TypeError):
         model.pipeline(picture(), handednes="left")
 

@@ -85,6 +85,7 @@ def test_sparse_matrices(tmp_path: Path, kind: str, protocol: int, old: bool) ->
         {"_shape": (2, 2)},
         {"indices": np.array([0, -1])},
         {"indptr": np.array([0, 5])},
+        {"indptr": np.array([0, 2**32 - 1, 4], np.uint32)},
         {"data": None},
         {"_shape": None},
     ],
@@ -240,6 +241,14 @@ def test_one_string_for_many_arrays_is_bounded(tmp_path: Path) -> None:
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
     array += b"(K\x01M\xe8\x03\x85cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R\x89h\x00tb"
     bomb = b"\x80\x02" + text + b"(" + array * 60 + b"l."
+    assert len(load(tmp_path, bomb)) == 60
+    with pytest.raises(UnsafeFileError, match="far larger"):
+        load(tmp_path, bomb, max_bytes=50_000)
+
+
+def test_one_string_for_many_bytes_is_bounded(tmp_path: Path) -> None:
+    text = b"X" + struct.pack("<i", 8000) + b"a" * 8000 + b"q\x000X\x06\x00\x00\x00latin1q\x010"
+    bomb = b"\x80\x02" + text + b"(" + b"c_codecs\nencode\nh\x00h\x01\x86R" * 60 + b"l."
     assert len(load(tmp_path, bomb)) == 60
     with pytest.raises(UnsafeFileError, match="far larger"):
         load(tmp_path, bomb, max_bytes=50_000)

@@ -130,6 +130,8 @@ def test_nothing_in_the_picture_gives_zeros_and_a_zero_gradient() -> None:
     soft = soft_silhouette(vertices, faces, INTRINSICS[None], SIDE, SIDE)
     soft.sum().backward()
     assert soft.abs().max() == 0 and vertices.grad.abs().max() == 0
+    vertices = vertices.detach() - torch.tensor([0.0, 0, 1]) * vertices.detach()[..., 2:]  # in the camera's plane
+    assert soft_silhouette(vertices, faces, INTRINSICS[None], SIDE, SIDE).abs().max() == 0
 
 
 def test_segment_distance_by_hand() -> None:

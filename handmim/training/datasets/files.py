@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, HandMIMError, ImageError
-from ...images import IMAGE_SUFFIXES, load_image
+from ...images import IMAGE_FORMATS, IMAGE_SUFFIXES, load_image
 from ...safe_pickle import safe_pickle_load
 from .sample import Part
 
@@ -242,7 +242,7 @@ def image_size(path: Path) -> tuple[int, int]:
     from PIL import ExifTags, Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=IMAGE_FORMATS) as picture:
             on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return picture.size[::-1] if on_its_side else picture.size
     except FileNotFoundError as error:
