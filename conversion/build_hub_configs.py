@@ -40,8 +40,8 @@ ON_THE_HUB: frozenset[str] = frozenset()
 # FreiHAND, HO-3D and YouTube3DHands, from which these weights learn, are given for research only; MANO likewise.
 RESEARCH, FREE = "CC-BY-NC-4.0", "Apache-2.0"
 PROCESSOR_FIELDS = (
-    "box_scale", "do_normalize", "do_rescale", "image_mean", "image_processor_type", "image_std", "max_hands",
-    "min_score", "overlap", "rescale_factor", "side_certainty", "size",
+    "box_scale", "coarse_size", "do_normalize", "do_rescale", "image_mean", "image_processor_type", "image_std",
+    "max_hands", "min_score", "overlap", "rescale_factor", "side_certainty", "size",
 )  # fmt: skip
 DETECTOR = "HandDetectorForObjectDetection"
 
@@ -80,9 +80,10 @@ def definitions() -> list[Definition]:
     name = "hiu-dmtl-tiny-open"
     found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), FREE, name))
     name = "hand-detector-tiny-open"
-    section = load_recipe(f"{name}-people")["detector"]  # the last stage
+    last = f"{name}-people"
+    section = load_recipe(last)["detector"]
     detector = HandDetectorConfig(**{key: value for key, value in section.items() if key != "checkpoint"})
-    found.append(Definition(name, DETECTOR, detector, FREE, name))
+    found.append(Definition(name, DETECTOR, detector, FREE, last))
     return found
 
 
@@ -125,7 +126,7 @@ def processor_json(definition: Definition) -> dict[str, Any]:
     """The contents of preprocessor_config.json."""
     kind = HandDetectorImageProcessor if definition.architecture == DETECTOR else HandMIMImageProcessor
     release = load_recipe(definition.recipe).get("release") or {}
-    options = {"box_scale": release["box_scale"]} if "box_scale" in release else {}
+    options = {name: value for name, value in release.items() if name in PROCESSOR_FIELDS}
     values = json.loads(kind(size=definition.config.image_size, **options).to_json_string())
     return {name: values[name] for name in PROCESSOR_FIELDS if name in values}
 

@@ -11,11 +11,12 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path` when it is complete, and not at all after an error.
+    """A binary file that appears at `path` when it is complete, and not at all after an error; its folder is made.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

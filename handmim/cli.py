@@ -92,7 +92,7 @@ def _add_predict(commands: Any) -> None:
         "--box",
         dest="boxes",
         nargs="+",
-        action=_Boxes,
+        action=BoxesAction,
         default=[],
         metavar="x0,y0,x1,y1",
         help="where the hands are, pixels (one image only; default: found)",
@@ -153,7 +153,7 @@ def add_revision_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _Boxes(argparse.Action):
+class BoxesAction(argparse.Action):
     """Boxes up to the first word that is none: `--box 1,2,30,40 photo.jpg` names a box and an image."""
 
     def __call__(
@@ -218,11 +218,16 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def run_predict(args: argparse.Namespace) -> int:
-    """`handmim predict`."""
+def gather_images(args: argparse.Namespace) -> None:
+    """Add to the images of a command those that stood behind its boxes, see `BoxesAction`."""
     args.images = args.images + args.more_images
     if not args.images:
         args.parser.error("the following arguments are required: IMAGE")
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """`handmim predict`."""
+    gather_images(args)
     from .commands import predict
 
     return predict(args)

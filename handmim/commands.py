@@ -55,7 +55,7 @@ def predict(args: argparse.Namespace) -> int:
     first, rest = items[: args.batch_size], items[args.batch_size :]
     failed += _read(first)  # before the model is loaded: seconds that a run of unreadable pictures need not wait
     if not any(item.image for item in first) and not rest:
-        return _summary(len(sources), failed, 0)
+        return _summary(failed, failed, 0)
     model = load_model(args)
     check_maps(model, args.maps)
     if not args.boxes:

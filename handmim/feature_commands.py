@@ -7,7 +7,7 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add `handmim features` to the command line (the sub-parsers of `handmim`)."""
-    from .cli import add_revision_option, parse_box
+    from .cli import BoxesAction, add_revision_option
 
     features = commands.add_parser(
         "features",
@@ -15,16 +15,19 @@ def add_commands(commands: Any) -> None:
         description="Writes NAME.0.features.png, ... for each image: the crop, the principal components of the patch "
         "tokens as colours, the class token's attention, and each head's.",
     )
-    features.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders of images")
+    images = features.add_argument(
+        "images", nargs="+", default=[], metavar="IMAGE", help="image files or folders of images"
+    )
+    images.required = False  # `--box` may have taken them
     features.add_argument("--model", required=True, metavar="M", help="Hub id or folder of any HandMIM checkpoint")
     add_revision_option(features)
     features.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where to write (default: here)")
     features.add_argument(
-        "--box", dest="boxes", nargs="+", type=parse_box, metavar="x0,y0,x1,y1",
+        "--box", dest="boxes", nargs="+", action=BoxesAction, default=[], metavar="x0,y0,x1,y1",
         help="where the hands are, pixels (one image only; default: the whole picture)",
     )  # fmt: skip
     features.add_argument("--hand", choices=("left", "right"), default="right", help="left hands are mirrored")
-    features.set_defaults(run=run_features)
+    features.set_defaults(run=run_features, more_images=[], parser=features)
 
 
 def run_features(args: argparse.Namespace) -> int:
@@ -32,7 +35,7 @@ def run_features(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from .atomic_files import atomic_file
-    from .cli import complain, one_sentence
+    from .cli import complain, gather_images, one_sentence
     from .commands import find_sources, hub_options, output_stems
     from .errors import HandMIMError, InputError
     from .features import extract_features, load_backbone
@@ -40,6 +43,7 @@ def run_features(args: argparse.Namespace) -> int:
     if not args.debug:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+    gather_images(args)
     paths, failed = find_sources(args.images)
     if args.boxes and len(paths) > 1:
         raise InputError(f"--box is for one image, got {len(paths)}")
@@ -47,7 +51,7 @@ def run_features(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     for path, stem in zip(paths, output_stems(paths), strict=True):
         try:
-            found = extract_features(backbone, processor, path, args.boxes, args.hand)
+            found = extract_features(backbone, processor, path, args.boxes or None, args.hand)
         except HandMIMError as error:
             complain(one_sentence(error))
             failed += 1

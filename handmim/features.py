@@ -73,10 +73,11 @@ def load_backbone(name: str | os.PathLike, **hub_kwargs: Any) -> tuple[nn.Module
     from transformers import AutoModel
 
     from . import register
-    from .hand import load_processor
+    from .hand import checkpoint_source, load_processor
     from .hub_errors import checkpoint_errors
 
     register()
+    name = checkpoint_source(name)
     with checkpoint_errors(name, **hub_kwargs):
         model = AutoModel.from_pretrained(name, **hub_kwargs).eval()
     backbone = getattr(model, "backbone", model)

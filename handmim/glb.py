@@ -7,6 +7,13 @@ import numpy as np
 
 # Offsets of morph targets below this, metres, are not written where leaving them out saves space.
 NEGLIGIBLE = 1e-6
+# A light skin, linear RGB as glTF wants it. Without a material glTF takes polished metal, which is black where there is
+# nothing around to be seen in it.
+SKIN = {
+    "name": "skin",
+    "pbrMetallicRoughness": {"baseColorFactor": [0.76, 0.42, 0.28, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.6},
+    "doubleSided": False,
+}
 
 
 class GlbBuffer:
@@ -49,6 +56,42 @@ class GlbBuffer:
         accessor = {"componentType": 5126, "count": len(array), "type": "VEC3", "sparse": sparse} | _bounds(kept)
         self.accessors.append(accessor)
         return len(self.accessors) - 1
+
+
+def surface(buffer: GlbBuffer, vertices: Any, faces: Any, normals: Any) -> dict[str, Any]:
+    """A primitive, section 3.7.2.1: a mesh of skin, smooth by its normals; the document has `SKIN` as material 0.
+
+    Args:
+        buffer: Takes the arrays.
+        vertices: (V, 3) metres, glTF's frame. faces: (F, 3). normals: (V, 3) unit.
+    """
+    attributes = {
+        "POSITION": buffer.add(vertices, target=buffer.VERTICES, bounds=True),
+        "NORMAL": buffer.add(normals, target=buffer.VERTICES),
+    }
+    index = "uint16" if len(vertices) < 2**16 else "uint32"
+    return {
+        "attributes": attributes,
+        "indices": buffer.add(np.asarray(faces).reshape(-1), index, buffer.INDICES),
+        "material": 0,
+    }
+
+
+def mesh_glb(vertices: Any, faces: Any, normals: Any) -> bytes:
+    """The file of one mesh; arguments as of `surface`."""
+    buffer = GlbBuffer()
+    document = {
+        "asset": {"version": "2.0", "generator": "handmim"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"name": "hand", "mesh": 0}],
+        "meshes": [{"name": "hand", "primitives": [surface(buffer, vertices, faces, normals)]}],
+        "materials": [SKIN],
+        "accessors": buffer.accessors,
+        "bufferViews": buffer.views,
+        "buffers": [{"byteLength": len(buffer.data)}],
+    }
+    return glb_bytes(document, bytes(buffer.data))
 
 
 def _bounds(array: np.ndarray) -> dict[str, list]:

@@ -96,7 +96,8 @@ class Hand:
         """Write the mesh to `.glb`, `.obj` or `.ply`, in metres.
 
         `.obj` and `.ply` keep the camera frame (x right, y down, z forward). `.glb` has glTF's frame (x right, y up, z
-        towards the viewer), so that viewers show the hand upright. The file appears complete or not at all.
+        towards the viewer), so that viewers show the hand upright, and smooth normals. The file appears complete or not
+        at all.
 
         Raises:
             InputError: another ending.
@@ -108,12 +109,23 @@ class Hand:
         kind = path.suffix.lower().lstrip(".")
         if kind not in MESH_FORMATS:
             raise InputError(f"a mesh file must end in .glb, .obj or .ply, got {path.name!r}")
-        vertices = self.vertices * CAMERA_TO_GLTF if kind == "glb" else self.vertices
-        mesh = trimesh.Trimesh(vertices, self.faces, process=False)
-        data = mesh.export(file_type=kind)
+        if kind == "glb":
+            data = self._glb()
+        else:
+            data = trimesh.Trimesh(self.vertices, self.faces, process=False).export(file_type=kind)
         with atomic_file(path) as file:
             file.write(data if isinstance(data, bytes) else data.encode())
         return path
+
+    def _glb(self) -> bytes:
+        """The mesh in a glTF file."""
+        from .glb import mesh_glb
+        from .rendering import vertex_normals
+
+        vertices = self.vertices * CAMERA_TO_GLTF
+        faces = torch.from_numpy(np.asarray(self.faces, np.int64))
+        normals = vertex_normals(torch.from_numpy(vertices)[None].double(), faces)[0]
+        return mesh_glb(vertices, self.faces, normals.numpy())
 
     def overlay(self, image: Any = None, layers: str | Sequence[str] | None = None) -> Image.Image:
         """The hand drawn over the picture; with the mesh, a view from the side beside it.
@@ -312,7 +324,7 @@ def checkpoint_source(name: str | os.PathLike | None) -> str | os.PathLike:
     if name is not None and Path(name).exists():
         return name
     short = EMBEDDED_CHECKPOINT.name if name is None else os.fspath(name)
-    if short in (embedded := embedded_checkpoints()):
+    if short in (embedded := embedded_checkpoints() | {EMBEDDED_DETECTOR.name: EMBEDDED_DETECTOR}):
         return embedded[short]
     if short == EMBEDDED_CHECKPOINT.name:
         raise ModelError("this installation carries no checkpoint; name one: HandMIM.from_pretrained('org/name')")

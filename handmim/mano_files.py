@@ -282,11 +282,13 @@ def install_mano(file: str | Path, side: str | None = None) -> Path:
         ManoFileNotFoundError, ManoFileError, UnsafeFileError: nothing is installed.
     """
     file = Path(file).expanduser()
+    if not file.is_file():
+        raise ManoFileNotFoundError(f"{file} is not there; give the file that you downloaded from {MANO_URL}")
     if side is None:
         name = file.stem.upper()
         sides = [s for s in ("right", "left") if s.upper() in name]
         if len(sides) != 1:
-            raise ManoFileError(f"the side is not clear from the name {file.name!r}: say side='right' or 'left'")
+            raise ManoFileError(f"the side is not clear from the name {file.name!r}: say which it is, right or left")
         side = sides[0]
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")

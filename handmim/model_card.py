@@ -131,10 +131,10 @@ def collect_facts(
             hand_detection.py wrote.
         notes: Markdown file with sections "## limits", ...; pictures it names lie where it says, beside it.
         repo_id: "org/name", where it is or will be on the Hub.
-        licence: SPDX name; None: what the zoo says about a checkpoint of this name, else "".
+        licence: SPDX name; None: what the zoo says about a checkpoint of this name or in the package, else "".
         base_model: What training started from; None: what the recipe says.
         datasets: None: those of the recipe.
-        name: None: the repository's, else the recipe's, else the folder's.
+        name: None: the repository's, else that of a checkpoint in the package, else the recipe's, else the folder's.
         recipe: None: `recipe.yaml` of the folder, or of the run that the folder is the result of; the zoo's for the
             checkpoint in the package.
 
@@ -152,7 +152,7 @@ def collect_facts(
         name=name,
         repo_id=repo_id,
         config=config,
-        licence=_licence(name) if licence is None else licence,
+        licence=_licence(name, folder) if licence is None else licence,
         datasets=tuple(_datasets(recipe) if datasets is None else datasets),
         base_model=base_model or _base_model(recipe),
         recipe=recipe,
@@ -191,7 +191,7 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
     below = folder.name == "release" or folder.name.startswith("checkpoint-")
     paths = [folder / "recipe.yaml", *([folder.parent / "recipe.yaml"] if below else [])]
     found: Path | str | None = next((path for path in paths if path.is_file()), None)
-    if found is None and folder.resolve().parent == ASSETS.resolve():
+    if found is None and _is_packaged(folder):
         found = zoo()[folder.name].recipe
     if found is None:
         return None
@@ -217,11 +217,18 @@ def without_places(value: Any) -> Any:
 def _name(folder: Path, repo_id: str | None, recipe: Mapping[str, Any] | None) -> str:
     if repo_id:
         return repo_id.rsplit("/", 1)[-1]
+    if _is_packaged(folder):  # its last recipe may have another name
+        return folder.name
     return str((recipe or {}).get("name") or folder.resolve().name)
 
 
-def _licence(name: str) -> str:
-    entry = zoo().get(name)
+def _is_packaged(folder: Path) -> bool:
+    """Whether it is the folder of a checkpoint in the package."""
+    return folder.resolve().parent == ASSETS.resolve()
+
+
+def _licence(name: str, folder: Path) -> str:
+    entry = zoo().get(folder.name if _is_packaged(folder) else name)
     return entry.licence if entry else ""
 
 

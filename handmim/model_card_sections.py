@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .hand import EMBEDDED_CHECKPOINT
 from .model_card_comparisons import belongs_to
 from .model_card_detections import detection_results
 from .model_card_metadata import has_mesh, is_repository, kind
@@ -173,7 +174,7 @@ def use(facts: CardFacts) -> str:
             "from transformers import AutoModel\n\n"
             f"backbone = AutoModel.from_pretrained({where(facts)})",
         )
-    place = "" if in_the_wheel(facts) else where(facts)
+    place = "" if facts.name == EMBEDDED_CHECKPOINT.name and in_the_wheel(facts) else where(facts)
     code = (
         "from handmim import HandMIM\n\n"
         f"model = HandMIM.from_pretrained({place})\n"
@@ -227,12 +228,13 @@ def use_without(facts: CardFacts) -> str:
 
 def where(facts: CardFacts) -> str:
     """What a user types to name the checkpoint: a literal of Python."""
-    name = one_line(facts.repo_id or f"path/to/{facts.name}").replace("`", "'")
+    known = facts.name if in_the_wheel(facts) else f"path/to/{facts.name}"
+    name = one_line(facts.repo_id or known).replace("`", "'")
     return json.dumps(name, ensure_ascii=False)
 
 
 def in_the_wheel(facts: CardFacts) -> bool:
-    """Whether it is the checkpoint that comes with the package, and is named by naming none."""
+    """Whether it comes with the package, where its name alone stands for it."""
     from .zoo import zoo
 
     entry = zoo().get(facts.name)
@@ -261,7 +263,7 @@ def results(report: Mapping[str, Any], facts: CardFacts) -> str:
         rows[name] = values(metrics)
     for comparison in others:
         for name, method in comparison["methods"].items():
-            rows[name] = method["metrics"]
+            rows.setdefault(name, method["metrics"])  # a baseline of the report leaves out what says nothing of it
     parts = [
         f"### {cell(report['title'])}, {cell(report['split'])}",
         f"{report['samples']} hands. {cell(report['protocol'])}",

@@ -41,7 +41,7 @@ def write_results(
     from .hand_drawing import overlay
 
     out.mkdir(parents=True, exist_ok=True)
-    stale = listed_files(out / f"{stem}.json", stem, kind)
+    stale = listed_files(out / f"{stem}.json", stem)
     meshes, masks, maps = [], [], []
     for number, hand in enumerate(hands):
         meshes.append(hand.export(out / f"{stem}.{number}.{kind}").name)
@@ -70,19 +70,22 @@ def write_results(
     return report
 
 
-def listed_files(path: Path, stem: str, kind: str) -> set[str]:
+def listed_files(path: Path, stem: str) -> set[str]:
     """Names that the JSON file of an earlier run lists; none if it is no such file.
 
-    Only such as a run writes: `<stem>.<number>.` and the meshes' `kind`, `mask.png`, `heatmaps.png` or `pof.png`.
+    Only such as a run writes: `<stem>.<number>.` and a mesh's ending, `mask.png`, `heatmaps.png` or `pof.png`.
     """
+    from .hand import MESH_FORMATS
+
     try:
         report = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return set()
     found: set[str] = set()
-    for entry, ending in (("meshes", kind), ("masks", r"mask\.png"), ("maps", r"(heatmaps|pof)\.png")):
+    endings = {"meshes": "|".join(MESH_FORMATS), "masks": r"mask\.png", "maps": r"(heatmaps|pof)\.png"}
+    for entry, ending in endings.items():
         names = report.get(entry) if isinstance(report, dict) else None
-        pattern = re.compile(rf"{re.escape(stem)}\.\d+\.{ending}", re.ASCII)
+        pattern = re.compile(rf"{re.escape(stem)}\.\d+\.({ending})", re.ASCII)
         names = names if isinstance(names, list) else []
         found |= {name for name in names if isinstance(name, str) and pattern.fullmatch(name)}
     return found

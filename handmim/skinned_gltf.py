@@ -34,7 +34,7 @@ from torch import Tensor
 from .atomic_files import atomic_file
 from .errors import InputError
 from .geometry import axis_angle_to_matrix, matrix_to_quaternion, mirror_matrix
-from .glb import NEGLIGIBLE, GlbBuffer, glb_bytes
+from .glb import NEGLIGIBLE, SKIN, GlbBuffer, glb_bytes, surface
 from .hand_model import NUM_BETAS, NUM_JOINTS, PARENTS, HandModel
 from .rendering import vertex_normals
 
@@ -52,8 +52,6 @@ LIMITS = {"global_orient": 1e3, "hand_pose": 1e3, "betas": 1e2, "translation": 1
 SHAPES = {"global_orient": (3,), "hand_pose": (15, 3), "betas": (NUM_BETAS,), "translation": (3,)}
 # Frames skinned at once: their blended transforms take 80 kB each.
 CHUNK = 64
-# A light skin, linear RGB as glTF wants it.
-SKIN_COLOUR = (0.76, 0.42, 0.28, 1.0)
 MANO_LICENCE = "https://mano.is.tue.mpg.de/license.html"
 
 
@@ -415,7 +413,7 @@ def _document(rig: _Rig, motion: _Motion, seconds: np.ndarray) -> tuple[dict[str
         "nodes": [{"name": name, "mesh": 0, "skin": 0}, *joints],
         "skins": [skin | {"joints": list(range(1, NUM_JOINTS + 1))}],
         "meshes": [_mesh(buffer, rig, motion)],
-        "materials": [_material()],
+        "materials": [SKIN],
     }
     if len(seconds) > 1:
         document["animations"] = [_animation(buffer, motion, seconds, quaternions, translations)]
@@ -427,28 +425,16 @@ def _mesh(buffer: GlbBuffer, rig: _Rig, motion: _Motion) -> dict[str, Any]:
     """The mesh in the bind pose, mean shape, with all morph targets at the weights of the first frame."""
     normals = vertex_normals(rig.template[None].double(), rig.faces)[0]
     offsets = [*rig.shape_dirs.unbind(-1), *motion.pose_targets]
-    primitive = {
-        "attributes": {
-            "POSITION": buffer.add(rig.template, target=buffer.VERTICES, bounds=True),
-            "NORMAL": buffer.add(normals, target=buffer.VERTICES),
-            "JOINTS_0": buffer.add(rig.owners, "uint8", buffer.VERTICES),
-            "WEIGHTS_0": buffer.add(rig.weights, target=buffer.VERTICES),
-        },
-        "indices": buffer.add(
-            rig.faces.reshape(-1), "uint16" if len(rig.template) < 2**16 else "uint32", buffer.INDICES
-        ),
-        "material": 0,
-        "targets": [{"POSITION": buffer.add_offsets(target)} for target in offsets],
+    primitive = surface(buffer, rig.template, rig.faces, normals)
+    primitive["attributes"] |= {
+        "JOINTS_0": buffer.add(rig.owners, "uint8", buffer.VERTICES),
+        "WEIGHTS_0": buffer.add(rig.weights, target=buffer.VERTICES),
     }
+    primitive["targets"] = [{"POSITION": buffer.add_offsets(target)} for target in offsets]
     names = [f"shape_{k}" for k in range(NUM_BETAS)] + [f"pose_{k}" for k in range(len(motion.pose_targets))]
     extras = {"targetNames": names, "hand_model": rig.model.kind, "handedness": rig.side}
     weights = motion.weights[0].tolist()
     return {"name": f"{rig.side}_hand", "primitives": [primitive], "weights": weights, "extras": extras}
-
-
-def _material() -> dict[str, Any]:
-    surface = {"baseColorFactor": list(SKIN_COLOUR), "metallicFactor": 0.0, "roughnessFactor": 0.6}
-    return {"name": "skin", "pbrMetallicRoughness": surface, "doubleSided": False}
 
 
 def _animation(

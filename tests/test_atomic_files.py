@@ -19,6 +19,12 @@ def test_a_file_keeps_its_old_content_after_an_error(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "new" / "deep" / "a.txt") as file:
+        file.write(b"new")
+    assert (tmp_path / "new" / "deep" / "a.txt").read_text() == "new"
+
+
 def test_a_folder_stays_as_it_was_after_an_error(tmp_path: Path) -> None:
     release = tmp_path / "release"
     release.mkdir()

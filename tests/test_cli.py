@@ -111,9 +111,9 @@ def test_meshes_of_an_earlier_run_go_only_if_it_lists_them(predict, photo: Path)
     report["meshes"] += ["../photo.png", "photo.json", "other.1.glb", "photo.1.obj", 3, None]
     (out / "photo.json").write_text(json.dumps(report))
     (out / "other.1.glb").touch()
-    (out / "photo.1.obj").touch()
+    (out / "photo.1.obj").touch()  # of another format, which this run would not write
     _, files = predict(photo, "--box", "10,10,60,60")
-    kept = {"photo.7.glb", "other.1.glb", "photo.1.obj"}
+    kept = {"photo.7.glb", "other.1.glb"}
     assert files == {"photo.json", "photo.overlay.png", "photo.0.glb"} | kept and photo.is_file()
     for text in ("", "{", "[]", "{}", '{"meshes": 1}', '{"meshes": {"photo.7.glb": 1}}'):
         (out / "photo.json").write_text(text)
@@ -259,3 +259,18 @@ def test_mano_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr("handmim.mano_files.install_mano", lambda *args: calls.append(args) or tmp_path / "kept.npz")
     assert main(["mano", "install", "some/MANO_RIGHT.pkl", "--side", "right"]) == 0
     assert calls == [(Path("some/MANO_RIGHT.pkl"), "right")] and "kept.npz" in capsys.readouterr().out
+
+
+def test_a_missing_mano_file_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["mano", "install", str(tmp_path / "hand.pkl")]) == 1
+    assert "hand.pkl is not there" in capsys.readouterr().err
+
+
+def test_pictures_that_cannot_be_read_are_counted_once(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no picture")
+    names = [str(tmp_path / name) for name in ("empty.jpg", "text.jpg", "none.jpg")]
+    assert main(["predict", *names, "--model", str(tiny_checkpoint), "--out", str(tmp_path)]) == 1
+    assert "3 image(s), 0 hand(s), 3 failed" in capsys.readouterr().err

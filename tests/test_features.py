@@ -81,4 +81,6 @@ def test_command_writes_a_picture_for_each_hand(pretrained: Path, photo: Path, t
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["photo.0.features.png", "photo.1.features.png"]
     assert Image.open(tmp_path / "out" / names[0]).size[0] > 500
+    first_box = ["features", "--box", "5,5,60,60", str(photo), "--model", str(pretrained)]
+    assert main([*first_box, "--out", str(tmp_path / "again")]) == 0 and len(list((tmp_path / "again").iterdir())) == 1
     assert main(["features", str(tmp_path / "none.jpg"), "--model", str(pretrained), "--out", str(tmp_path)]) == 1

@@ -8,6 +8,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from read_glb import GlbFile
 from safetensors.torch import load_file, save_file
 from stub_network import TINY, picture, stub_model
 
@@ -87,6 +88,12 @@ def test_export(hand: Hand, tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(mesh.vertices, expected, atol=1e-6)
     np.testing.assert_array_equal(mesh.faces, hand.faces)
     assert mesh.volume > 0
+    if kind == "glb":  # smooth, and of skin: without a material it is metal, and black
+        file = GlbFile(path)
+        surface = file.document["materials"][file.primitive["material"]]["pbrMetallicRoughness"]
+        assert surface["metallicFactor"] == 0 and surface["baseColorFactor"][0] > surface["baseColorFactor"][2]
+        normals = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals
+        assert (file.attribute("NORMAL") * normals).sum(1).mean() > 0.98
     assert [file.name for file in tmp_path.iterdir()] == [path.name]  # no temporary file is left
 
 

@@ -583,6 +583,17 @@ def test_the_card_in_the_wheel_runs(
     assert "(1649, 3) (21, 3)" in capsys.readouterr().out
 
 
+def test_the_card_of_the_second_family_loads_it(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code named no checkpoint, and loaded the first family's."""
+    monkeypatch.setattr(OpenHandDetector, "is_here", lambda: False)
+    monkeypatch.chdir(photo.parent)
+    Path("photo.jpg").write_bytes(photo.read_bytes())
+    (block,) = python_blocks((CARDS / "hiu-dmtl-tiny-open.md").read_text())
+    names: dict[str, Any] = {}
+    exec(compile(block, "card", "exec"), names)
+    assert names["model"].model.config.model_type == "hiu_dmtl" and names["hands"][0].mask is not None
+
+
 def test_the_card_of_the_detector_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

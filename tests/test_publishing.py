@@ -23,7 +23,7 @@ from handmim.errors import HandMIMError
 from handmim.hand_arrays import _runs, _spreads, hand_array_in, known_arrays, known_shapes
 from handmim.mano_files import install_mano
 from handmim.model_card import collect_facts
-from handmim.publishing import NEVER, PublishError, build_folder, publish
+from handmim.publishing import NEVER, PublishError, build_folder, find_checkpoint, publish
 
 REPOSITORY = Path(__file__).parents[1]
 NAMES = {"README.md", "LICENSE", "config.json", "model.safetensors", "preprocessor_config.json"}
@@ -153,6 +153,12 @@ def test_the_licence_of_the_zoo_is_known_and_others_are_asked_for(checkpoint: Pa
     with pytest.raises(PublishError, match="--licence"):
         publish(renamed, "org/my-hand", dry_run=renamed.parent / "out")
     assert not (renamed.parent / "out").exists()
+
+
+def test_checkpoints_of_the_package_are_known_under_any_name() -> None:
+    for name in ("hiu-dmtl-tiny-open", "hand-detector-tiny-open"):
+        folder = find_checkpoint(name)
+        assert folder.is_dir() and collect_facts(folder, repo_id="me/mine").licence == "Apache-2.0"
 
 
 # -- what must not be in it

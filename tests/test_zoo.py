@@ -13,6 +13,7 @@ from handmim import HandMIM
 from handmim.cli import main
 from handmim.commands import zoo_table
 from handmim.errors import ModelError
+from handmim.hand import ASSETS
 from handmim.training.recipe import recipe_names
 from handmim.zoo import find, near_names, zoo
 
@@ -35,6 +36,13 @@ def test_rebuilding_gives_the_same_files(tmp_path: Path) -> None:
     assert set(files) == {path.relative_to(OUT) for path in OUT.rglob("*") if path.is_file()}
     for path in files:
         assert (tmp_path / path).read_bytes() == (OUT / path).read_bytes(), f"{path}: {HINT}"
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in ASSETS.glob("*/model.safetensors")])
+def test_the_processor_is_that_of_the_released_checkpoint(name: str) -> None:
+    """The detector's was that of an earlier stage, and lost its second look."""
+    ours, released = (json.loads((root / name / "preprocessor_config.json").read_text()) for root in (OUT, ASSETS))
+    assert {key: released[key] for key in ours} == ours and not set(released) - set(ours) - {"processor_class"}
 
 
 def test_the_table_says_what_the_definitions_say() -> None:

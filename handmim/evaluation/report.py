@@ -287,6 +287,8 @@ def row_name(report: Mapping[str, Any]) -> str:
     options = report["options"]
     if options.get("tta"):
         marks.append("TTA")
+    if options.get("fit_steps") is not None:
+        marks.append(f"{options['fit_steps']} fit steps")
     if options.get("trained_on"):
         marks.append("trained on " + ", ".join(options["trained_on"]))
     if options.get("limit"):

@@ -49,7 +49,8 @@ def output_folder(args: argparse.Namespace) -> Path:
         return args.out
     revision = None if args.revision is None else args.revision.replace("/", "-")
     parts = [args.benchmark, args.split, Path(reports.public_name(model_name(args))).name, revision]
-    parts += ["tta" if args.tta else None, None if args.limit is None else f"first{args.limit}"]
+    parts += ["tta" if args.tta else None, None if args.fit_steps is None else f"fit{args.fit_steps}"]
+    parts += [None if args.limit is None else f"first{args.limit}"]
     return Path("-".join(part for part in parts if part))
 
 
@@ -100,7 +101,7 @@ def command(args: argparse.Namespace) -> str:
     else:
         parts += ["--model", reports.public_name(args.model)]
     parts += ["--data", args.data.resolve().name]
-    for name in ("revision", "split", "limit", "batch_size", "device"):
+    for name in ("revision", "split", "limit", "batch_size", "fit_steps", "device"):
         value = getattr(args, name)
         if value is not None and value != args.parser.get_default(name):
             parts += [f"--{name.replace('_', '-')}", str(value)]
@@ -138,7 +139,9 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
         official, more, checksums = score_model(chosen, args.data, predicted, reader.split, folder, scores)
         notes += more
     sums = {"checksum": truth.checksum, "pictures_checksum": truth.files, **checksums}
-    options = {name: getattr(args, name) for name in ("limit", "batch_size")} | {"device": str(hand.model.device)}
+    options = {name: getattr(args, name) for name in ("limit", "batch_size", "fit_steps")} | {
+        "device": str(hand.model.device)
+    }
     trained_on = args.trained_on or reports.training_set(hand.model, checkpoint(args))
     report = reports.build(
         benchmark=chosen.name,
@@ -189,11 +192,12 @@ def _config(name: str | None, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     from .. import register
+    from ..hand import checkpoint_source
     from ..hub_errors import LOADER_ERRORS
 
     register()
     try:
-        return None if name is None else AutoConfig.from_pretrained(name, revision=revision)
+        return None if name is None else AutoConfig.from_pretrained(checkpoint_source(name), revision=revision)
     except LOADER_ERRORS:
         return None
 

@@ -22,6 +22,7 @@ from handmim.cli import build_parser, main
 from handmim.evaluation.predictions import Predictor
 from handmim.evaluation.report import load, row_name
 from handmim.evaluation.runner import command, output_folder
+from handmim.model_card_reports import marks
 
 COUNT = 4
 
@@ -293,6 +294,16 @@ def test_a_revision_is_named_in_command_and_folder() -> None:
     assert output_folder(newest) == Path("rhd-name") and output_folder(pinned) == Path("rhd-name-refs-pr-1")
     assert command(pinned) == "handmim evaluate rhd --model org/name --data RHD --revision refs/pr/1"
     assert "--revision" not in command(newest)
+
+
+def test_another_fit_is_named_everywhere() -> None:
+    """Figures with and without it went into the same folder, under the same name and command."""
+    arguments = ["evaluate", "rhd", "--model", "org/name", "--data", "RHD", "--fit-steps", "0", "--limit", "2"]
+    args = build_parser().parse_args(arguments)
+    assert output_folder(args) == Path("rhd-name-fit0-first2") and "--fit-steps 0" in command(args)
+    report = {"model": {"name": "name"}, "options": {"fit_steps": 0, "limit": 2}, "samples": 2}
+    assert row_name(report) == "name [0 fit steps; first 2 samples]"
+    assert marks(report) == ["0 fit steps", "first 2 samples"]
 
 
 def test_what_is_missing_is_named(freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
