@@ -149,16 +149,21 @@ def check_maps(model: "HandMIM", asked: bool) -> None:
         raise ModelError("--maps needs a HIU-DMTL checkpoint that learned heat maps or orientation fields")
 
 
-def load_model(args: argparse.Namespace) -> "HandMIM":
-    """The model that the options name, without the loaders' progress bars and warnings."""
+def quiet_loaders(args: argparse.Namespace) -> None:
+    """Leave out the progress bars and warnings of what reads checkpoints, but with `--debug`."""
     from transformers.utils import logging
-
-    from . import register
-    from .hand import HandMIM
 
     if not args.debug:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+
+
+def load_model(args: argparse.Namespace) -> "HandMIM":
+    """The model that the options name."""
+    from . import register
+    from .hand import HandMIM
+
+    quiet_loaders(args)
     register()
     return HandMIM.from_pretrained(
         args.model,

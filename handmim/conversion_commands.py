@@ -44,6 +44,9 @@ def _add_convert(commands: Any) -> None:
 
 def run_convert(args: argparse.Namespace) -> int:
     """`handmim convert`."""
+    from .commands import quiet_loaders
+
+    quiet_loaders(args)
     if args.to == "timm":
         return _convert_to_timm(args.source, args.out, args.revision)
     if args.revision is not None:
@@ -118,10 +121,11 @@ def run_export(args: argparse.Namespace) -> int:
 
     from . import register
     from .atomic_files import atomic_file
-    from .commands import hub_options
+    from .commands import hub_options, quiet_loaders
     from .hand import checkpoint_source, load_network, load_processor
     from .onnx_export import OPSET, export_onnx, export_program
 
+    quiet_loaders(args)
     register()
     source = checkpoint_source(args.model)
     options = hub_options(args.model, args.revision)

@@ -32,17 +32,13 @@ def add_commands(commands: Any) -> None:
 
 def run_features(args: argparse.Namespace) -> int:
     """`handmim features`: a picture of each hand; images that cannot be read are told and counted."""
-    from transformers.utils import logging
-
     from .atomic_files import atomic_file
     from .cli import complain, gather_images, one_sentence
-    from .commands import find_sources, hub_options, output_stems
+    from .commands import find_sources, hub_options, output_stems, quiet_loaders
     from .errors import HandMIMError, InputError
     from .features import extract_features, load_backbone
 
-    if not args.debug:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    quiet_loaders(args)
     gather_images(args)
     paths, failed = find_sources(args.images)
     if args.boxes and len(paths) > 1:

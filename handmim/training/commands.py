@@ -209,6 +209,8 @@ def _add_crops(commands: Any) -> None:
 
 def run_crops(args: argparse.Namespace) -> int:
     """`handmim crops`."""
+    from ..commands import quiet_loaders
     from .crops import run_crops
 
+    quiet_loaders(args)
     return run_crops(args)
