@@ -15,8 +15,8 @@ SIZE = 64
 
 @cache
 def scene(count: int) -> SyntheticBatch:
-    """Right hands only, every one with labels."""
-    return generate(11, range(count), size=SIZE, negatives=0.0)
+    """Right hands only, every one with labels; no grey border hides a part of one."""
+    return generate(11, range(count), size=SIZE, negatives=0.0, variety={"base": "full", "borders": False})
 
 
 class SyntheticReader(HandReader):
