@@ -103,8 +103,6 @@ class Hand:
             InputError: another ending.
             OSError: the file cannot be written.
         """
-        import trimesh
-
         path = Path(path)
         kind = path.suffix.lower().lstrip(".")
         if kind not in MESH_FORMATS:
@@ -112,6 +110,8 @@ class Hand:
         if kind == "glb":
             data = self._glb()
         else:
+            import trimesh
+
             data = trimesh.Trimesh(self.vertices, self.faces, process=False).export(file_type=kind)
         with atomic_file(path) as file:
             file.write(data if isinstance(data, bytes) else data.encode())

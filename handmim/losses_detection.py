@@ -54,11 +54,8 @@ def detection_targets(boxes: Tensor, right: Tensor, counted: Tensor, side: int, 
         stride: Pixels a cell.
     """
     if not boxes.shape[1]:  # no hand in any picture
-        boxes, right, counted = (
-            F.pad(boxes, (0, 0, 0, 1), value=torch.nan),
-            F.pad(right, (0, 1)),
-            F.pad(counted, (0, 1)),
-        )
+        boxes = F.pad(boxes, (0, 0, 0, 1), value=torch.nan)
+        right, counted = F.pad(right, (0, 1)), F.pad(counted, (0, 1))
     grid = cell_centres(side, stride, boxes.device)
     given = ~boxes.isnan().any(-1)  # (B, N)
     safe = torch.where(given[..., None], boxes.float(), 0.0)

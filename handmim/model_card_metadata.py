@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .evaluation.measures import MEASURES, heading
-from .model_card_reports import checksum, marks, one_line, report_name
+from .evaluation.report import marks
+from .model_card_reports import checksum, one_line, report_name
 
 if TYPE_CHECKING:
     from .model_card import CardFacts

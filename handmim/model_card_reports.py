@@ -1,4 +1,4 @@
-"""What a card says about evaluation reports: their names, their marks, and figures as Markdown tables."""
+"""What a card says about evaluation reports: their names, and figures as Markdown tables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .evaluation.measures import MEASURES, formatted, heading
+from .evaluation.report import marks
 
 # More columns than this do not fit a page: measures are rows then.
 MAX_COLUMNS = 8
@@ -37,15 +38,6 @@ def report_bytes(report: Mapping[str, Any]) -> bytes:
 def checksum(report: Mapping[str, Any]) -> str:
     """The first twelve digits of the SHA-256 of a report's file."""
     return hashlib.sha256(report_bytes(report)).hexdigest()[:12]
-
-
-def marks(report: Mapping[str, Any]) -> list[str]:
-    """What makes a report's figures another thing than those of the plain run."""
-    options = report["options"]
-    found = ["TTA"] if options.get("tta") else []
-    if options.get("fit_steps") is not None:
-        found.append(f"{options['fit_steps']} fit steps")
-    return found + ([f"first {report['samples']} samples"] if options.get("limit") else [])
 
 
 def figures(rows: Mapping[str, Mapping[str, float]], samples: int) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .evaluation.report import marks
 from .hand import EMBEDDED_CHECKPOINT
 from .model_card_comparisons import belongs_to
 from .model_card_detections import detection_results
 from .model_card_metadata import has_mesh, is_repository, kind
-from .model_card_reports import cell, checksum, figures, groups, marks, one_line, report_name, table
+from .model_card_reports import cell, checksum, figures, groups, one_line, report_name, table
 
 if TYPE_CHECKING:
     from .model_card import CardFacts

@@ -283,17 +283,18 @@ def row_name(report: Mapping[str, Any]) -> str:
     """What a report is about, in a few words, with the options that make it incomparable."""
     source = report.get("model") or report.get("submission") or {}
     name = str(source.get("name") or source.get("file") or "unknown")
-    marks = []
+    trained_on = report["options"].get("trained_on")
+    found = [*marks(report), *(["trained on " + ", ".join(trained_on)] if trained_on else [])]
+    return f"{name} [{'; '.join(found)}]" if found else name
+
+
+def marks(report: Mapping[str, Any]) -> list[str]:
+    """What makes a report's figures another thing than those of the plain run."""
     options = report["options"]
-    if options.get("tta"):
-        marks.append("TTA")
+    found = ["TTA"] if options.get("tta") else []
     if options.get("fit_steps") is not None:
-        marks.append(f"{options['fit_steps']} fit steps")
-    if options.get("trained_on"):
-        marks.append("trained on " + ", ".join(options["trained_on"]))
-    if options.get("limit"):
-        marks.append(f"first {report['samples']} samples")
-    return f"{name} [{'; '.join(marks)}]" if marks else name
+        found.append(f"{options['fit_steps']} fit steps")
+    return found + ([f"first {report['samples']} samples"] if options.get("limit") else [])
 
 
 def values(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -139,9 +139,8 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
         official, more, checksums = score_model(chosen, args.data, predicted, reader.split, folder, scores)
         notes += more
     sums = {"checksum": truth.checksum, "pictures_checksum": truth.files, **checksums}
-    options = {name: getattr(args, name) for name in ("limit", "batch_size", "fit_steps")} | {
-        "device": str(hand.model.device)
-    }
+    options = {name: getattr(args, name) for name in ("limit", "batch_size", "fit_steps")}
+    options["device"] = str(hand.model.device)
     trained_on = args.trained_on or reports.training_set(hand.model, checkpoint(args))
     report = reports.build(
         benchmark=chosen.name,

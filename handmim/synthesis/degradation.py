@@ -202,9 +202,8 @@ def reach_beyond_border(random: SampleRandom, images: Tensor) -> tuple[Tensor, T
     size = images.shape[1]
     beyond = random.bernoulli(BEYOND_SHARE)[:, None] & (random.uniform((4,)) < BEYOND_SIDES)
     depth = (random.uniform((4,), 0, BEYOND_DEPTH * size) * beyond).round().long()
-    grey = torch.zeros(images.shape[:3], dtype=torch.bool, device=images.device)
-    for image, covered, (left, top, right, bottom) in zip(images, grey, depth.tolist(), strict=True):
-        for part, value in ((image, BEYOND_LEVEL), (covered, True)):
-            part[:, :left] = part[:, size - right :] = value
-            part[:top] = part[size - bottom :] = value
-    return images, grey
+    left, top, right, bottom = depth[..., None].unbind(1)  # (B, 1) each
+    place = torch.arange(size, device=images.device)
+    across, down = (place < left) | (place >= size - right), (place < top) | (place >= size - bottom)
+    grey = down[:, :, None] | across[:, None]
+    return images.masked_fill_(grey[..., None], BEYOND_LEVEL), grey

@@ -18,10 +18,8 @@ from .random import SampleRandom
 from .skin import Skin
 
 _NUM_AXES = 4  # ambient occlusion looks along each axis in both senses
-_GRID, _CELL = (
-    40,
-    0.0075,
-)  # cells a side, m: covers the hand and the wrist; what lies beyond, the forearm, is in full light
+# Cells a side, m: grids that cover hand and wrist. What lies beyond, the forearm, is in full light.
+_GRID, _CELL = 40, 0.0075
 _SHADOW_GRID, _SHADOW_CELL = 64, 0.005
 # How far diffuse light wraps past the terminator, red deepest: light scattered in skin (after d'Eon and Luebke,
 # GPU Gems 3, chapter 14, as a wrap instead of a blur).

@@ -161,13 +161,14 @@ def build_validation_data(entry: Any, model: HandPreTrainedModel) -> HandItems |
     """
     if not entry:
         return None
-    unused = sorted({"weight", "augmentation"} & _checked(entry).keys())
+    entry = _checked(entry)
+    unused = sorted({"weight", "augmentation"} & entry.keys())
     if unused:
         raise RecipeError(f"validation takes no {', '.join(unused)}: crops are as the image processor cuts them")
     if entry.get("render", "worker") != "worker":
         raise RecipeError(f"validation.render must be worker, got {entry['render']!r}")
     # What is evaluated holds its pixels: its batches are few.
-    entry, labels = _placed(dict(_checked(entry)), "worker"), None
+    entry, labels = _placed(dict(entry), "worker"), None
     if "labels" not in entry:
         labels = wanted_labels(None, "validation.labels", model.config)
         if isinstance(model.config, HIUDMTLConfig):  # measured though no loss uses them

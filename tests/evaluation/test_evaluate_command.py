@@ -20,9 +20,8 @@ from stub_network import TINY
 
 from handmim.cli import build_parser, main
 from handmim.evaluation.predictions import Predictor
-from handmim.evaluation.report import load, row_name
+from handmim.evaluation.report import load, marks, row_name
 from handmim.evaluation.runner import command, output_folder
-from handmim.model_card_reports import marks
 
 COUNT = 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from ...image_processing_handmim import resolve_intrinsics, square_crop
 from ...images import LoadedImage, load_image, load_reduced
 from ..augmentation import Augmentation, random_generator, to_tensor, warp
 from .items import HandItems, Item
-from .new_backgrounds import NewBackgrounds, before
+from .new_backgrounds import NewBackgrounds, lay_over
 from .sample import LABEL_SHAPES, DataError, HandReader, HandSample, keypoint_box
 
 TRAINING_LABELS = (*LABEL_SHAPES, "mask")
@@ -142,7 +142,12 @@ class HandCrops(HandItems):
         return labels
 
     def _pixels(
-        self, sample: HandSample, image: LoadedImage, affine: np.ndarray, generator: np.random.Generator, behind: Any
+        self,
+        sample: HandSample,
+        image: LoadedImage,
+        affine: np.ndarray,
+        generator: np.random.Generator,
+        behind: np.ndarray | None,
     ) -> Tensor:
         if self.augmentation is None:
             return torch.from_numpy(square_crop(image.pixels, affine, self.size, FILL)).div_(127.5).sub_(1)
@@ -150,7 +155,7 @@ class HandCrops(HandItems):
         if behind is not None:
             foreground = read_mask_of(sample, image, "foreground").astype(np.uint8) * 255
             masks = (warp(mask, affine, self.size, fill=0) for mask in (foreground, np.full_like(foreground, 255)))
-            crop = before(behind, crop, *masks)
+            crop = lay_over(behind, crop, *masks)
         mean_grey = float(crop[::4, ::4].mean((0, 1)) @ [0.299, 0.587, 0.114])
         return to_tensor(crop, self.augmentation.draw_colour(generator, mean_grey))
 

@@ -57,7 +57,7 @@ def _photos(folder: str) -> Tensor:
     return photo_bank(photo_tiles(folder))
 
 
-def before(background: np.ndarray, crop: np.ndarray, foreground: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def lay_over(background: np.ndarray, crop: np.ndarray, foreground: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """A cut-out before another background.
 
     Args:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from handmim.training.augmentation import GREY, Augmentation
 from handmim.training.datasets.crops import HandCrops
-from handmim.training.datasets.new_backgrounds import NewBackgrounds, before
+from handmim.training.datasets.new_backgrounds import NewBackgrounds, lay_over
 from handmim.training.datasets.sample import DataError, HandSample
 
 SIZE = 64
@@ -44,7 +44,7 @@ def test_photos_are_behind_half_of_them(tmp_path: Path) -> None:
 def test_what_is_half_covered_shows_the_new_background() -> None:
     crop, background = np.full((1, 5, 3), 200, np.uint8), np.full((1, 5, 3), 40, np.uint8)
     cover, inside = np.array([[0, 127, 191, 255, 255]], np.uint8), np.array([[255, 255, 255, 255, 0]], np.uint8)
-    shown = before(background, crop, cover, inside)[0, :, 0]
+    shown = lay_over(background, crop, cover, inside)[0, :, 0]
     assert shown.tolist() == [40, 40, pytest.approx(120, abs=1), 200, GREY[0]]
 
 
