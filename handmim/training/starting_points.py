@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..backbone_weights import WeightsError, load_backbone_weights
 from ..configuration_handmim import HandMIMConfig
@@ -65,7 +66,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
             revision: branch, tag or commit hash of a checkpoint or pretrained backbone on the Hub;
             timm: weights for the backbone of a new network, of timm, MAE, DINO, iBOT or DINOv2: a file, "KIND:FILE", or
                 a name that timm knows and loads (`backbone_weights`); with `stem: efficientnet` of EfficientNet-Lite0,
-                which are the stem's (`efficientnet_weights`): a file, or "timm"; of HIU-DMTL for that stem alone;
+                which are the stem's, see `load_efficientnet_start`; of HIU-DMTL for that stem alone;
             frozen_stem: see `freeze_stem`;
             frozen_blocks: see `freeze_blocks`;
             trained_parts: names of the model's parts, such as [score], which alone learn, see `freeze_other_parts`; one
@@ -220,10 +221,25 @@ def _absent_parts(model: HandPreTrainedModel, missing: set[str], parts: list[str
     return absent
 
 
+def load_efficientnet_start(layers: nn.Sequential, source: str) -> None:
+    """Put what EfficientNet-Lite0 has learned into layers of it.
+
+    Args:
+        layers: Of `efficientnet.efficientnet_layers`.
+        source: A file, or "timm" (`efficientnet_weights`); or a checkpoint whose stem or backbone it is: a folder, or
+            the name of one in the package.
+
+    Raises:
+        WeightsError: The weights are not of these layers, which are left as they were.
+    """
+    folder = Path(checkpoint_source(source))
+    load_efficientnet(layers, folder / SAFE_WEIGHTS_NAME if folder.is_dir() else source)
+
+
 def _load_timm_weights(model: HandPreTrainedModel, source: str) -> None:
     try:
         if model.config.stem == "efficientnet":
-            load_efficientnet(model.stem_layers, source)
+            load_efficientnet_start(model.stem_layers, source)
         elif isinstance(model, HIUDMTLForHandUnderstanding):
             raise RecipeError(f"model.timm is for stem: efficientnet, not for {model.config.stem}")
         else:

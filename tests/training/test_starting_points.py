@@ -197,6 +197,13 @@ class TestFrozenStem:
         with pytest.raises(RecipeError, match=r"model\.timm: .*vit\.safetensors is not EfficientNet-Lite0"):
             build_model(self.SECTION | {"timm": str(tmp_path / "vit.safetensors")}, seed=0)
 
+    @pytest.mark.parametrize("section", [SECTION, HIU_DMTL])
+    def test_a_checkpoint_lends_its_stem(self, section):
+        model = build_model(section | {"timm": EMBEDDED_CHECKPOINT.name}, seed=0)
+        lender = HandMIMForMeshEstimation.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
+        for name, value in lender.stem_layers.state_dict().items():
+            assert torch.equal(model.stem_layers.state_dict()[name], value), name
+
 
 class TestLayerDecay:
     def test_rates(self):
