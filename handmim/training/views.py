@@ -27,7 +27,8 @@ of five. What differs from iBOT, and why:
 * brightness, contrast, saturation and hue are one affine map of colour, clipped once: hue turns the chroma plane of YIQ
   rather than HSV's hexagon. As linear maps they commute, so iBOT's random order of the four has no meaning here.
 
-The pixels are made by `handmim/training/view_rendering.py`.
+Points are carried there and back by `losses_pretraining.warp_points` and `align_points`; the pixels are made by
+`handmim/training/view_rendering.py`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..losses_pretraining import rotation_matrix
 from ..synthesis.random import SampleRandom
 
 VIEWS = 2
@@ -122,23 +124,6 @@ class ViewDraws:
 # Geometry
 
 
-def rotation_of(transforms: Tensor) -> Tensor:
-    """R of eq. 3: (..., 4) -> (..., 2, 2)."""
-    sine, cosine = transforms[..., 0].sin(), transforms[..., 0].cos()
-    return torch.stack([cosine, -sine, sine, cosine], -1).unflatten(-1, (2, 2))
-
-
-def to_view(points: Tensor, transforms: Tensor) -> Tensor:
-    """Eq. 3: points (..., N, 2) of the original image -> points of the view, both normalised; transforms (..., 4)."""
-    moved = points * transforms[..., None, 1:2] - transforms[..., None, 2:]
-    return moved @ rotation_of(transforms).transpose(-1, -2)
-
-
-def from_view(points: Tensor, transforms: Tensor) -> Tensor:
-    """Eq. 4: points (..., N, 2) of the view -> points of the original image, both normalised; transforms (..., 4)."""
-    return (points @ rotation_of(transforms) + transforms[..., None, 2:]) / transforms[..., None, 1:2]
-
-
 def normalised(pixels: Tensor, sizes: Tensor) -> Tensor:
     """Pixels (..., N, 2), (0, 0) the top-left pixel's centre -> p, for images of sizes (..., 2) = (width, height)."""
     return (pixels + 0.5 - sizes[..., None, :] / 2) / (sizes.amax(-1)[..., None, None] / 2)
@@ -157,7 +142,7 @@ def sampling_matrix(transforms: Tensor, sizes: Tensor, size: int) -> Tensor:
     """
     transforms, sizes = transforms.double(), sizes.double()
     unit = sizes.amax(-1)[..., None] / 2
-    back = rotation_of(transforms).transpose(-1, -2) / transforms[..., 1, None, None] * unit[..., None]
+    back = rotation_matrix(transforms[..., 0]).mT / transforms[..., 1, None, None] * unit[..., None]
     origin = transforms[..., 2:] / transforms[..., 1:2] * unit + sizes / 2 - back.sum(-1)  # of p' = (-1, -1)
     return torch.cat([back * (2 / size), origin[..., None]], -1)
 

@@ -13,17 +13,16 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from handmim.losses_pretraining import align_points, warp_points
 from handmim.training import view_rendering
 from handmim.training.view_rendering import blur_matrix, finish_on_device, render_on_cpu, render_on_device
 from handmim.training.views import (
     ViewAugmentation,
     ViewDraws,
     draw_views,
-    from_view,
     normalised,
     reductions,
     sampling_matrix,
-    to_view,
 )
 
 SIZE = 64
@@ -74,13 +73,13 @@ def given_draws(appearance: tuple[float, ...], transform: tuple[float, ...] = WH
 def test_points_return_to_themselves(seed: int, epoch: int, width: int, height: int, points_seed: int) -> None:
     draws = draw_views(FULL, seed, epoch, torch.tensor([0, 7]), torch.tensor([(width, height)] * 2))
     points = torch.rand(2, 2, 50, 2, generator=torch.Generator().manual_seed(points_seed)) * 2 - 1
-    back = from_view(to_view(points, draws.transforms), draws.transforms)
+    back = align_points(warp_points(points, draws.transforms), draws.transforms)
     assert (back - points).abs().max() < 1e-5
     # and the pixels are fetched where eq. 4 says: corners of the view, in pixels of the image
     matrix = sampling_matrix(draws.transforms, draws.sizes[:, None], SIZE)
     corners = torch.tensor([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0)]).expand(2, 2, 3, 2)
     fetched = ((corners.double() + 1) * SIZE / 2) @ matrix[..., :2].transpose(-1, -2) + matrix[..., None, :, 2]
-    expected = from_view(corners, draws.transforms)
+    expected = align_points(corners, draws.transforms)
     assert torch.allclose(normalised(fetched - 0.5, draws.sizes[:, None].double()), expected.double(), atol=1e-5)
 
 
@@ -96,7 +95,7 @@ def test_the_picture_agrees_with_the_points(width: int, height: int) -> None:
         images.append(np.repeat(dot[..., None], 3, 2).astype(np.uint8))
     draws = draws_of(images, PLAIN)
     points = normalised(torch.tensor(places, dtype=torch.float32)[:, None, None], draws.sizes[:, None])
-    expected = (to_view(points, draws.transforms)[..., 0, :] + 1) * SIZE / 2 - 0.5
+    expected = (warp_points(points, draws.transforms)[..., 0, :] + 1) * SIZE / 2 - 0.5
     grid = torch.arange(SIZE, dtype=torch.float64)
     seen = 0
     for views in both(images, draws).values():
