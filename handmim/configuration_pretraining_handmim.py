@@ -48,7 +48,7 @@ class HandMIMPreTrainingConfig(PreTrainedConfig):
             pose and patch distillation there is no teacher at all.
         reconstruction_weight: Weight of L_recon (equation 9), which is a mean absolute difference of pixels in [-1, 1].
         class_loss: "distillation" is equation 6. "contrastive" is PeCLR's NT-Xent between the two views, without a
-            teacher.
+            teacher, and so without L_patch.
         align_points: Whether class tokens are pseudo points that equation 4 aligns (section 2.2).
         mask_student: Whether the student sees masked images (equation 5).
         projection_layers: Linear layers of the shared MLP, with GELU between them (iBOT: 3).
@@ -160,6 +160,11 @@ class HandMIMPreTrainingConfig(PreTrainedConfig):
             )
         if self.class_loss == "contrastive" and self.num_prototypes:
             raise ValueError(f"num_prototypes must be 0 with class_loss='contrastive', got {self.num_prototypes}")
+        if self.class_loss == "contrastive" and self.pose_weight and self.patch_weight:
+            raise ValueError(
+                "patch_weight must be 0 with class_loss='contrastive', which knows no teacher for patches to learn "
+                f"from, got {self.patch_weight}"
+            )
 
     def validate_schedules(self) -> None:
         """Checks temperatures and momenta."""

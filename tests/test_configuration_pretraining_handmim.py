@@ -58,6 +58,7 @@ def test_a_mesh_model_needs_none() -> None:
         ({"projection_size": 255}, "got 255"),
         ({"num_prototypes": 8192}, "got 8192"),
         ({"class_loss": "contrastive", "align_points": False, "num_prototypes": 16}, "contrastive"),
+        ({"class_loss": "contrastive"}, "patch_weight must be 0 .* got 1.0"),
         ({"class_loss": "clustering"}, "clustering"),
         ({"student_temperature": 0.0}, "student_temperature"),
         ({"center_momentum": 1.5}, "got 1.5"),
