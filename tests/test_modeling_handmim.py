@@ -1,5 +1,6 @@
 """Tests of the HandMIM models."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from handmim.configuration_handmim import HandMIMConfig
 from handmim.geometry import camera_translation, matrix_to_rot6d, project
+from handmim.hand_state import ray_rotation
+from handmim.layers_handmim import normalise_pixels, sample_points, soft_argmax
 from handmim.modeling_handmim import HandMIMForMeshEstimation, HandMIMModel
 from tests.model_tester import ModelTests
 
@@ -170,6 +173,8 @@ class TestMeshOutput:
         centred = model(pixel_values)
         turned = model(pixel_values, shifted)
         assert (centred.global_orient - turned.global_orient).abs().max() > 0.3
+        expected = ray_rotation(shifted, SIZE) @ centred.global_orient
+        torch.testing.assert_close(turned.global_orient, expected, rtol=0, atol=1e-5)
         offset = (turned.keypoints_2d - centred.keypoints_2d).abs().max()
         assert offset < 0.25 * SIZE  # in the camera frame the same shift moves them by more than half the crop
 
@@ -186,6 +191,28 @@ class TestMeshOutput:
         output.iterations[-1]["hand_pose"].square().sum().backward()
         assert all(parameter.grad is None for parameter in model.rectifiers[0].parameters())
         assert model.rectifiers[-1].reduce1.weight.grad is not None
+
+    def test_what_rectifiers_read(self, pixel_values: Tensor) -> None:
+        """Features of ever finer maps where the last estimate projects, and how far and how sure the heat maps are."""
+        torch.manual_seed(0)
+        model = HandMIMForMeshEstimation(HandMIMConfig(**EVERYTHING)).eval()
+        model.heatmap.weight.data.mul_(50)  # maps that differ from one point to the next
+        read: list[tuple[Any, ...]] = []
+        for rectifier in model.rectifiers:
+            rectifier.register_forward_pre_hook(lambda _, arguments: read.append(arguments))
+        with torch.no_grad():
+            output = model(pixel_values, make_intrinsics(3), return_all=True)
+            grown = model.backbone(pixel_values).last_hidden_state[:, 1:].unflatten(1, (4, 4))
+            peak = output.heatmaps.flatten(2).amax(2).exp()
+            for upsample, (features, (residual, height), _), before in zip(
+                model.upsample, read, output.iterations[:-1], strict=True
+            ):
+                grown = upsample(grown)
+                points = normalise_pixels(before["keypoints_2d"], SIZE)
+                torch.testing.assert_close(features, sample_points(grown, points), rtol=1e-4, atol=1e-4)
+                expected = 10 * (soft_argmax(output.heatmaps) - points).flatten(1)
+                torch.testing.assert_close(residual, expected, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(height, peak * 2 * math.pi, rtol=1e-4, atol=1e-5)
 
     def test_refuses_what_does_not_fit(self, model: HandMIMForMeshEstimation, pixel_values: Tensor) -> None:
         with pytest.raises(ValueError, match="square crops, got"):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from handmim.configuration_hiu_dmtl import HIUDMTLConfig
 from handmim.geometry import project
+from handmim.hand_state import ray_rotation
 from handmim.modeling_hiu_dmtl import HIUDMTLForHandUnderstanding, HIUDMTLModel, centred_intrinsics
 from handmim.synthesis import generate
 from handmim.training.datasets.synthetic import normalise
@@ -155,6 +156,25 @@ def test_the_given_camera_is_used() -> None:
     output = make().eval()(inputs["pixel_values"], inputs["intrinsics"])
     assert torch.equal(output.intrinsics, inputs["intrinsics"])
     assert torch.allclose(project(output.joints, inputs["intrinsics"]), output.keypoints_2d, atol=1e-2)
+
+
+def test_the_orientation_is_relative_to_the_ray_through_the_crop() -> None:
+    model, aside = make(), torch.tensor([[[100.0, 0, 150], [0, 90, -20], [0, 0, 1]]])
+    state = model.mean_state(torch.device("cpu"))[None]
+    straight, turned = (model.decode(state, camera, SIZE)["global_orient"] for camera in (None, aside))
+    torch.testing.assert_close(turned, ray_rotation(aside, SIZE) @ straight)
+
+
+@pytest.mark.parametrize("evidence", [False, True])
+def test_a_stacks_hand_teaches_neither_the_hand_before_nor_the_maps(evidence: bool) -> None:
+    model = make(regressor_evidence=evidence)
+    features = tuple(torch.randn(2, 16, 16, 16, requires_grad=True) for _ in range(2))
+    maps = {"heatmaps": torch.rand(2, 21, 16, 16), "pof": torch.randn(2, 20, 3, 16, 16)}
+    stacks = [{name: value.clone().requires_grad_() for name, value in maps.items()} for _ in features]
+    model.estimate_meshes(features, stacks, None, SIZE)
+    stacks[1]["joints"].sum().backward()
+    assert features[0].grad is None and features[1].grad.abs().sum() > 0
+    assert all(stack[name].grad is None for stack in stacks for name in maps)
 
 
 def drop(labels: dict[str, Tensor], sample: int, *names: str) -> dict[str, Tensor]:

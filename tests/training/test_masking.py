@@ -1,5 +1,7 @@
 """Tests of the masks: exact counts, the ratio, blocks that are blocks, randomness from (seed, epoch, index)."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,6 +81,16 @@ class TestShapes:
         masks = MaskGenerator(14, "block", (0.1, 0.1))(0, INDEX).reshape(-1, 14, 14)
         boxes = masks.any(2).sum(1) * masks.any(1).sum(1)
         assert (boxes <= 24).float().mean() > 0.3
+
+    def test_rectangles_have_beits_aspect_ratios(self) -> None:
+        """Log-uniform from 0.3 to 1 / 0.3: of masks that are one rectangle some are thrice as wide as high, or high as
+        wide."""
+        masks = MaskGenerator(14, "block", (0.1, 0.1))(0, torch.arange(1000)).reshape(-1, 14, 14)
+        height, width = masks.any(2).sum(1), masks.any(1).sum(1)
+        single = height * width == masks.sum((1, 2))
+        aspect = (height / width)[single].log()
+        assert len(aspect) > 50 and aspect.abs().max() <= math.log(10 / 2) + 1e-5  # 2 x 10 patches: rounded
+        assert aspect.min() < -math.log(2) and aspect.max() > math.log(2)
 
 
 class TestRandomness:

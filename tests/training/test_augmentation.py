@@ -1,0 +1,55 @@
+"""Colours of training crops, by hand: what each strength changes, and what it leaves alone."""
+
+import numpy as np
+import pytest
+
+from handmim.training.augmentation import LUMINANCE, Augmentation
+
+COLOURS = np.random.default_rng(0).uniform(0, 255, (20, 3))
+MEAN = 90.0
+NONE = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+
+class Draws:
+    """A generator whose next numbers are known."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = np.array(values)
+
+    def uniform(self, low: float, high: float, count: int) -> np.ndarray:
+        assert (low, high, count) == (-1.0, 1.0, len(self.values))
+        return self.values
+
+
+def recoloured(draws: tuple[float, ...], **strengths: float) -> np.ndarray:
+    matrix = Augmentation(**NONE | strengths).draw_colour(Draws(*draws), MEAN)
+    return COLOURS @ matrix[:, :3].T + matrix[:, 3]
+
+
+def test_brightness_and_contrast() -> None:
+    """Contrast is about the picture's mean; of a brighter picture about the brighter mean."""
+    np.testing.assert_allclose(recoloured((0.5, 1, 1, 1), brightness=0.4), 1.2 * COLOURS)
+    np.testing.assert_allclose(recoloured((1, -0.5, 1, 1), contrast=0.4), MEAN + 0.8 * (COLOURS - MEAN), atol=1e-2)
+    both = recoloured((0.5, -0.5, 1, 1), brightness=0.4, contrast=0.4)
+    np.testing.assert_allclose(both, 1.2 * (MEAN + 0.8 * (COLOURS - MEAN)), atol=1e-2)
+
+
+def test_saturation_leaves_luminance() -> None:
+    grey = (COLOURS @ LUMINANCE)[:, None]
+    np.testing.assert_allclose(recoloured((1, 1, -1, 1), saturation=0.5), grey + 0.5 * (COLOURS - grey), atol=0.1)
+    np.testing.assert_allclose(recoloured((1, 1, -1, 1), saturation=1.0), np.broadcast_to(grey, (20, 3)), atol=0.1)
+
+
+@pytest.mark.parametrize("draw", [-1.0, 0.3, 1.0])
+def test_hue_turns_colours_about_the_greys(draw: float) -> None:
+    turned = recoloured((1, 1, 1, draw), hue=0.5)
+    np.testing.assert_allclose(turned @ LUMINANCE, COLOURS @ LUMINANCE, atol=0.1)
+    if abs(draw) == 1:  # half a turn: the complement
+        grey = (COLOURS @ LUMINANCE)[:, None]
+        np.testing.assert_allclose(turned, 2 * grey - COLOURS, atol=0.2)
+    else:
+        assert np.abs(turned - COLOURS).max() > 20
+
+
+def test_nothing_is_drawn_without_strength() -> None:
+    np.testing.assert_allclose(recoloured((1, -1, 1, -1)), COLOURS, atol=1e-9)
