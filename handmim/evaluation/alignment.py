@@ -87,8 +87,3 @@ def scale_translation_align(predicted: np.ndarray, target: np.ndarray, root: int
     true_length = np.linalg.norm(target[:, reference] - target[:, root], axis=-1)
     scaled = predicted / np.where(length > 0, length, 1.0)[:, None, None] * true_length[:, None, None]
     return scaled - scaled[:, root, None] + target[:, root, None]
-
-
-def root_align(predicted: np.ndarray, target: np.ndarray, root: int = 0) -> np.ndarray:
-    """Bring the root joint to the truth by a shift: (B, N, 3) -> (B, N, 3)."""
-    return predicted - predicted[:, root, None] + target[:, root, None]

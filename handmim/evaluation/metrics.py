@@ -93,12 +93,6 @@ def pa_errors(predicted: Tensor, target: Tensor) -> Tensor:
     return result
 
 
-def aligned_errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Distances after Procrustes alignment of each sample (no reflection): (B, N, 3) twice -> (B, N)."""
-    aligned, _ = similarity_align(predicted, target)
-    return point_errors(aligned, target)
-
-
 def root_relative_errors(predicted: Tensor, target: Tensor, root: int = 0) -> Tensor:
     """Distances of points relative to one of them.
 

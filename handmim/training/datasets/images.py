@@ -13,7 +13,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -427,12 +427,3 @@ def cut_square(image: LoadedImage, box: np.ndarray, size: int | None, box_scale:
     crop = np.full((target, target, 3), OUTSIDE, np.uint8)
     crop[first[1] : last[1], first[0] : last[0]] = np.asarray(part)
     return crop
-
-
-def find_broken(images: ImageCollection, indices: Iterable[int] | None = None) -> Iterator[tuple[int, str]]:
-    """Read pictures and say which cannot be: (index, message) of each."""
-    for index in range(len(images)) if indices is None else indices:
-        try:
-            images[index]
-        except DataError as error:
-            yield index, str(error)
