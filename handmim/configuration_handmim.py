@@ -61,8 +61,8 @@ class HandMIMConfig(PreTrainedConfig):
         initializer_range: Standard deviation of the truncated normal for linear weights and embeddings (iBOT: 0.02).
         drop_path_rate: Stochastic depth, growing linearly with depth (the paper gives none: 0; iBOT fine-tunes with
             0.1).
-        feature_layers: Blocks, counted from 1, whose tokens `output_features=True` returns (section 3.1: 3, 6, 9, 12;
-            ViT-L: 6, 12, 18, 24).
+        feature_layers: Blocks, counted from 1, whose tokens `output_features=True` returns (section 3.1: 3, 6, 9, 12,
+            for whatever size; of ViT-L's 24 blocks the same shares: 6, 12, 18, 24).
         hand_model: The parametric hand this network's parameters belong to; another one cannot read them.
         num_feedback: Number of rectifiers after the first estimate (section 2.5: 3).
         feature_channels: Channels of the feature map each rectifier samples, one for each; every map has twice the

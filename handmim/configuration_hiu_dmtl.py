@@ -65,10 +65,10 @@ class HIUDMTLConfig(PreTrainedConfig):
         task_attention: Whether features of the tasks are fused by attention (section 3.1); False is table 5's baseline,
             concatenation and a 3x3 convolution.
         attention_size: Width of the bottleneck of the attention. None: `hidden_size` / 16, at least 32 (SKNet).
-        num_keypoints: Heat maps (section 3.1: 21).
+        num_keypoints: Heat maps: 21, the joints of the hand models (section 3.1 leaves their number K open).
         heatmap_sigma: Standard deviation of the Gaussian targets, in cells (hourglass: 1 at 64 cells).
-        bone_radius: Half the width of a bone in the part orientation field, in cells (the paper draws "the bone's
-            pixels": 1 is about a finger's half width).
+        bone_radius: Half the width of a bone in the part orientation field, in cells (equation 2 says "x in bone" and
+            no more: 1 is about a finger's half width).
         hand_model: The parametric hand this network's parameters belong to; another one cannot read them.
         regressor_evidence: Whether the regressor also reads what the maps say in numbers: soft-argmax and height of
             each heat map, and each bone's orientation field averaged over the bone. Ours; the paper's regressor reads
@@ -148,11 +148,6 @@ class HIUDMTLConfig(PreTrainedConfig):
         """
         check_format_version(config_dict, kwargs.get("name_or_path"))
         return super().from_dict(config_dict, **kwargs)
-
-    @property
-    def map_size(self) -> int:
-        """Side of the maps, cells."""
-        return self.image_size // 4
 
     @property
     def stride(self) -> int:

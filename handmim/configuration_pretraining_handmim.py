@@ -34,7 +34,7 @@ class HandMIMPreTrainingConfig(PreTrainedConfig):
     iBOT's (Zhou et al., ICLR 2022, ViT-S/16 and ViT-B/16), on whose framework the paper builds, unless said.
 
     How equations 4 and 6 are read. The shared MLP takes class and patch tokens to `projection_size` numbers, and these
-    are the latent space: section 2 stresses that token recovery happens in the same space as the alignment, and no
+    are the latent space: section 1 stresses that token recovery happens in the same space as the alignment, and no
     prototypes are named. The class token's 256 numbers are 128 points (x, y) in the view's normalised coordinates,
     [-1, 1] from edge to edge. Equation 4 takes them to the original image. Equation 6 compares the aligned points as
     two distributions: one softmax over all 256 coordinates. A softmax over the 128 x, and another over the 128 y,

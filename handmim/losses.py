@@ -51,6 +51,9 @@ def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
 def parameter_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """L_MANO of equation 11: squared L2 distance of hand-model parameters, mean over present elements.
 
+    The paper counts the translation among the parameters. It has no term here: depth and scale cannot both be seen in
+    one image, and the 2D term of equation 12 places the hand.
+
     Args:
         prediction: (..., B, 3, 3) or (..., B, 15, 3, 3) rotation matrices, or (..., B, 10) betas. Rotations are
             compared as matrices, where distance has no jumps (as SPIN and PyMAF).

@@ -7,12 +7,13 @@ from torch import Tensor
 from .losses import fill_missing, mean_where
 from .targets_hiu_dmtl import BONES, unit
 
-# A Gaussian covers few of a map's cells: errors there count this much more, or all-zero maps would be a good answer.
+# A Gaussian covers few of a map's cells: errors there count more, by this much times the target, or all-zero maps would
+# be a good answer.
 FOREGROUND_WEIGHT = 20.0
 
 
 def map_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """L_hm and L_pof: squared distance of maps, cells of the foreground weighted, mean over what is present.
+    """L_hm and L_pof: squared distance of maps, weighted by the size of the target, mean over what is present.
 
     Args:
         prediction: (B, ..., h, w).

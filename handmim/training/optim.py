@@ -7,7 +7,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
 
-# Embeddings and tokens have two dimensions or more, but decay would pull positions together: DeiT, iBOT exempt them.
+# Embeddings and tokens have two dimensions or more, but decay would pull positions together: DeiT exempts them. The
+# pre-training of DINO and iBOT, which goes by the number of dimensions, does not.
 NO_DECAY_NAMES = ("pos_embed", "cls_token", "mask_token")
 _EMBEDDING = re.compile(r"(^|\.)(patch_embed\.|cls_token$|pos_embed$|mask_token$)")
 _BLOCK = re.compile(r"(^|\.)encoder\.blocks\.(\d+)\.")
