@@ -23,7 +23,7 @@ from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.training.datasets.sample import DataError
 from handmim.training.finetuning import finetune, prepare_recipe
 from handmim.training.pretraining_trainer import PreTrainingArguments
-from handmim.training.recipe import RecipeError, apply_settings, load_recipe, merge, recipe_names
+from handmim.training.recipe import RECIPES, RecipeError, apply_settings, load_recipe, merge, recipe_names
 from handmim.training.runs import NOTES
 from handmim.training.trainer import HandMIMTrainingArguments
 
@@ -44,6 +44,13 @@ SHORT = [
     "training.batch_size=4", "training.max_steps=2", "training.use_cpu=true", "training.dataloader_num_workers=0",
     "training.dataloader_persistent_workers=false", "training.disable_tqdm=true", "training.logging_steps=1",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "-tiny-open" in name])
+def test_a_stage_says_how_long_it_is(name: str) -> None:
+    """By `base` it would be as long as another one, whatever the released checkpoint had."""
+    own = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert "max_steps" in own["training"]
 
 
 @pytest.fixture(scope="module")
