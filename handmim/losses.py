@@ -48,6 +48,13 @@ def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return mean_where((prediction.float() - target).abs(), present)
 
 
+def binary_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over present elements; logits and labels in [0, 1] of one shape."""
+    present = ~torch.isnan(target)
+    target = torch.where(present, target.float(), 0.0)
+    return mean_where(F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none"), present)
+
+
 def parameter_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """L_MANO of equation 11: squared L2 distance of hand-model parameters, mean over present elements.
 
@@ -143,9 +150,7 @@ def score_loss(logits: Tensor, target: Tensor) -> Tensor:
         logits: (B,).
         target: (B,) 1 or 0; NaN where unknown.
     """
-    present = ~torch.isnan(target)
-    target = torch.where(present, target.float(), 0.0)
-    return mean_where(F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none"), present)
+    return binary_loss(logits, target)
 
 
 def shape_prior_loss(betas: Tensor) -> Tensor:

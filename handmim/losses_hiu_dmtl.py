@@ -1,10 +1,9 @@
 """Losses of HIU-DMTL, section 3.3 of the paper. Missing labels are NaN, as in `losses.py`."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .losses import fill_missing, mean_where
+from .losses import binary_loss, fill_missing, mean_where
 from .targets_hiu_dmtl import BONES, unit
 
 # A Gaussian covers few of a map's cells: errors there count more, by this much times the target, or all-zero maps would
@@ -31,9 +30,7 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
         logits: (B, h, w).
         target: (B, h, w) in [0, 1]; NaN where not labelled.
     """
-    present = ~torch.isnan(target)
-    target = torch.where(present, target.float(), 0.0)
-    return mean_where(F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none"), present)
+    return binary_loss(logits, target)
 
 
 def bone_loss(joints: Tensor, target: Tensor) -> Tensor:

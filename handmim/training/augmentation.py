@@ -18,7 +18,7 @@ from torch import Tensor
 # Weights of R, G, B in luminance (ITU-R BT.601), as in the usual colour jitter.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 # The chroma plane of YIQ: hue turns colours about the grey axis in it.
-_YIQ = np.array([LUMINANCE, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+YIQ = np.array([LUMINANCE, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 # Below this zoom a warp alone would skip source pixels: the picture is shrunk with a filter first.
 ANTIALIAS_BELOW = 0.8
 GREY = (128, 128, 128)  # outside the picture; about 0 once normalised, as the image processor fills
@@ -111,7 +111,7 @@ class Augmentation:
         angle = 2 * math.pi * self.hue * draws[3]
         turn = np.eye(3)
         turn[1:, 1:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-        chroma = np.linalg.solve(_YIQ, turn @ _YIQ) @ (saturation * np.eye(3) + (1 - saturation) * grey)
+        chroma = np.linalg.solve(YIQ, turn @ YIQ) @ (saturation * np.eye(3) + (1 - saturation) * grey)
         offset = (1 - contrast) * brightness * mean_grey * chroma.sum(1)
         return np.concatenate([contrast * brightness * chroma, offset[:, None]], 1)
 

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .views import LUMA, VIEWS, ViewDraws, colour_matrix, reductions, sampling_matrix
+from .augmentation import LUMINANCE
+from .views import VIEWS, ViewDraws, colour_matrix, reductions, sampling_matrix
 
 FILL = 127  # of pixels beyond the image: the middle of the range
 _SHARPEST = 0.25  # px; a Gaussian narrower than this moves no pixel by a tenth of a level
@@ -134,7 +135,7 @@ def _render_view(
     red, green, blue = cv2.mean(view)[:3]
     affine = np.empty((3, 4), np.float32)
     affine[:, :3] = colour[0]
-    affine[:, 3] = colour[1] * (red * LUMA[0] + green * LUMA[1] + blue * LUMA[2])
+    affine[:, 3] = colour[1] * (red * LUMINANCE[0] + green * LUMINANCE[1] + blue * LUMINANCE[2])
     view = cv2.transform(cv2.cvtColor(view, cv2.COLOR_RGBA2RGB), affine)  # four channels would take ten times as long
     if sigma > _SHARPEST:
         taps = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma, cv2.CV_32F)
@@ -220,7 +221,7 @@ def _warp(source: Tensor, matrix: Tensor, size: int) -> Tensor:
 def _recolour(picture: Tensor, appearance: Tensor) -> Tensor:
     """(n, 3, S, S) in [0, 255]; appearance (n, 6) on the CPU."""
     matrix, gain = (part.to(picture.device, non_blocking=True) for part in colour_matrix(appearance))
-    luma = picture.mean((2, 3)) @ picture.new_tensor(LUMA)
+    luma = picture.mean((2, 3)) @ picture.new_tensor(LUMINANCE)
     offset = (gain * luma)[:, None, None].expand(-1, 3, 1)
     return torch.baddbmm(offset, matrix, picture.flatten(2)).clamp_(0, 255).view_as(picture)
 

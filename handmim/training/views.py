@@ -43,10 +43,10 @@ from torch import Tensor
 
 from ..losses_pretraining import rotation_matrix
 from ..synthesis.random import SampleRandom
+from .augmentation import YIQ
 
 VIEWS = 2
 _DRAWS = 13  # uniform numbers a view
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _draw_appearance(augmentation: ViewAugmentation, unit: Sequence[Tensor]) -> 
 @functools.cache
 def _chroma() -> tuple[Tensor, Tensor, Tensor]:
     """Three (3, 3) maps of RGB: onto its luma, onto its chroma, and chroma turned by a quarter in the plane of YIQ."""
-    yiq = torch.tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], dtype=torch.float64)
+    yiq = torch.tensor(YIQ)
     yiq[1:] -= yiq[1:].mean(-1, keepdim=True)  # greys have no chroma, to the last digit
     quarter = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
     grey = yiq[:1].expand(3, 3)

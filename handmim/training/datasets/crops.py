@@ -23,7 +23,7 @@ from ...geometry import (
 )
 from ...image_processing_handmim import resolve_intrinsics, square_crop
 from ...images import LoadedImage, load_image, load_reduced
-from ..augmentation import Augmentation, random_generator, to_tensor, warp
+from ..augmentation import LUMINANCE, Augmentation, random_generator, to_tensor, warp
 from .items import HandItems, Item
 from .new_backgrounds import NewBackgrounds, lay_over
 from .sample import LABEL_SHAPES, DataError, HandReader, HandSample, keypoint_box
@@ -156,7 +156,7 @@ class HandCrops(HandItems):
             foreground = read_mask_of(sample, image, "foreground").astype(np.uint8) * 255
             masks = (warp(mask, affine, self.size, fill=0) for mask in (foreground, np.full_like(foreground, 255)))
             crop = lay_over(behind, crop, *masks)
-        mean_grey = float(crop[::4, ::4].mean((0, 1)) @ [0.299, 0.587, 0.114])
+        mean_grey = float(crop[::4, ::4].mean((0, 1)) @ LUMINANCE)
         return to_tensor(crop, self.augmentation.draw_colour(generator, mean_grey))
 
     def _behind(self, sample: HandSample, index: int, epoch: int) -> np.ndarray | None:
