@@ -44,11 +44,14 @@ def test_saturation_leaves_luminance() -> None:
 def test_hue_turns_colours_about_the_greys(draw: float) -> None:
     turned = recoloured((1, 1, 1, draw), hue=0.5)
     np.testing.assert_allclose(turned @ LUMINANCE, COLOURS @ LUMINANCE, atol=0.1)
+    assert np.abs(turned - COLOURS).max() > 20
+    there, back = (
+        Augmentation(**NONE | {"hue": 0.5}).draw_colour(Draws(1, 1, 1, x), MEAN)[:, :3] for x in (draw, -draw)
+    )
+    np.testing.assert_allclose(back @ there, np.eye(3), atol=1e-9)
     if abs(draw) == 1:  # half a turn: the complement
         grey = (COLOURS @ LUMINANCE)[:, None]
         np.testing.assert_allclose(turned, 2 * grey - COLOURS, atol=0.2)
-    else:
-        assert np.abs(turned - COLOURS).max() > 20
 
 
 def test_nothing_is_drawn_without_strength() -> None:
