@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
+from ..hand_boxes import JOINT_MARGIN
 from .predictions import Predictions
 from .scoring import Truth
 
 NAME = "mean hand (looks at nothing)"
-JOINT_MARGIN = 0.12
 HANDS = 512
 
 
@@ -24,8 +24,8 @@ def mean_hand(keypoints_2d: Tensor, joints: Tensor, global_orient: Tensor) -> tu
         global_orient: (B, 3, 3) rotations of the wrists.
 
     Returns:
-        (21, 2) mean keypoints relative to the centre and longer side of each hand's box (keypoints and 12 % a side),
-        and (21, 3) metres, mean joints in the wrist's frame.
+        (21, 2) mean keypoints relative to the centre and longer side of each hand's box (around the keypoints, with
+        `JOINT_MARGIN`), and (21, 3) metres, mean joints in the wrist's frame.
     """
     low, high = keypoints_2d.amin(1), keypoints_2d.amax(1)
     side = (1 + 2 * JOINT_MARGIN) * (high - low).amax(-1)

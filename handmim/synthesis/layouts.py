@@ -19,10 +19,10 @@ from PIL import Image
 
 from ..atomic_files import atomic_file
 from ..geometry import matrix_to_axis_angle
+from ..hand_boxes import JOINT_MARGIN, box_around
 
 JPEG_QUALITY = 95
 DECIMALS = 6  # of labels in JSON: micrometres, and less than a thousandth of a pixel
-BOX_MARGIN = 0.12  # of the longer side of the joints' box, added around for the flesh: the other layouts' habit
 # The bone whose length scales FreiHAND's hands: from the middle finger's knuckle to its next joint.
 SCALE_BONE = (9, 10)
 
@@ -186,9 +186,7 @@ def coco_person(number: int, picture: int, points: np.ndarray, size: int) -> dic
     if left:
         points = np.stack([size - 1 - points[:, 0], points[:, 1]], 1)
     seen = ((points >= -0.5) & (points <= size - 0.5)).all(1)
-    low, high = points.min(0), points.max(0)
-    pad = BOX_MARGIN * (high - low).max()
-    low, high = (low - pad).clip(0, size - 1), (high + pad).clip(0, size - 1)
+    low, high = box_around(points, JOINT_MARGIN).clip(0, size - 1).reshape(2, 2)
     box = rounded(np.concatenate([low, high - low]))
     labelled = np.where(seen[:, None], np.concatenate([points, np.ones((21, 1))], 1), 0.0)
     hands: dict[str, Any] = {}

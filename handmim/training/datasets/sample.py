@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ...errors import DataError
+from ...hand_boxes import JOINT_MARGIN, box_around
 
 # Shape of each label; V is the number of vertices of the reader's hand model.
 LABEL_SHAPES: dict[str, tuple[int | str, ...]] = {
@@ -146,7 +147,7 @@ class HandReader(ABC, Sequence[HandSample]):
         return (self[index] for index in range(len(self)))
 
 
-def keypoint_box(points: np.ndarray, margin: float = 0.12) -> np.ndarray:
+def keypoint_box(points: np.ndarray, margin: float = JOINT_MARGIN) -> np.ndarray:
     """The box of labelled points.
 
     Args:
@@ -159,6 +160,4 @@ def keypoint_box(points: np.ndarray, margin: float = 0.12) -> np.ndarray:
     labelled = points[~np.isnan(points).any(-1)]
     if not len(labelled) or not np.ptp(labelled, axis=0).any():
         return np.full(4, np.nan, np.float32)
-    low, high = labelled.min(0), labelled.max(0)
-    pad = margin * (high - low).max()
-    return np.concatenate([low - pad, high + pad]).astype(np.float32)
+    return box_around(labelled, margin).astype(np.float32)
