@@ -2,10 +2,13 @@
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
@@ -26,6 +29,24 @@ def score_layers(channels: int, hidden: int) -> nn.Module:
     if not hidden:
         return nn.Linear(channels, 1)
     return nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+
+@contextmanager
+def still_averages(module: nn.Module) -> Iterator[None]:
+    """For a while the running averages of a module's batch norms stay as they are, whatever they normalise.
+
+    By their momentum: without averages to update, fewer tensors would be kept for the gradient than the first time.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 # Arguments of `save_pretrained` that only its push takes.
@@ -61,6 +82,22 @@ class HandPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.num_batches_tracked)
         elif isinstance(module, HandModel):
             module.reset_buffers()
+
+    def compute_again(self, block: nn.Module, *inputs: Tensor) -> Any:
+        """What a block gives, to be computed again for its gradient (gradient checkpointing).
+
+        Its running averages have seen the batch by then: they move the first time only.
+        """
+        seen = False
+
+        def run(*inputs: Tensor) -> Any:
+            nonlocal seen
+            again, seen = seen, True
+            with still_averages(block) if again else nullcontext():
+                return block(*inputs)
+
+        compiled = torch.compiler.is_compiling()  # which computes again what has no side effects
+        return self._gradient_checkpointing_func(block.__call__ if compiled else run, *inputs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> PreTrainedModel:

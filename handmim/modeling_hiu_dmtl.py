@@ -137,7 +137,7 @@ class HIUDMTLModel(HIUDMTLPreTrainedModel):
         maps: dict[str, list[Tensor]] = {task: [] for task in self.config.tasks}
         for block in self.blocks:
             if self.gradient_checkpointing and self.training:
-                high, seen = self._gradient_checkpointing_func(block.__call__, low, high)
+                high, seen = self.compute_again(block, low, high)
             else:
                 high, seen = block(low, high)
             features.append(high)
