@@ -18,6 +18,15 @@ def test_average_moves_towards_the_weights():
     assert step == pytest.approx(1 - 2 / 11, abs=1e-6)  # the first decay is (1 + 1) / (10 + 1), below the bound
 
 
+def test_averages_of_batch_norm_are_followed_too():
+    model = nn.BatchNorm1d(2)
+    average = WeightAverage(model, decay=0.5)
+    model.running_mean += 1
+    average.update(model)
+    torch.testing.assert_close(average.shadow["running_mean"], torch.full((2,), 1 - 2 / 11))
+    assert "num_batches_tracked" not in average.shadow
+
+
 def test_decay_is_bounded():
     model = nn.Linear(1, 1)
     average = WeightAverage(model, decay=0.9)

@@ -19,6 +19,7 @@ from handmim.training.view_rendering import blur_matrix, finish_on_device, rende
 from handmim.training.views import (
     ViewAugmentation,
     ViewDraws,
+    colour_matrix,
     draw_views,
     normalised,
     reductions,
@@ -163,6 +164,18 @@ def test_colours_are_those_of_pillow(column: int, enhance: type, factor: float) 
     for views in both([image], given_draws(appearance)).values():
         # Pillow rounds the mean, the grey picture and the result, and cuts the digits
         assert np.abs(views[0, 0].permute(1, 2, 0).numpy() - expected).max() < 2.1
+
+
+def test_contrast_is_about_the_mean_of_the_brighter_picture() -> None:
+    matrix, gain = colour_matrix(torch.tensor([1.2, 0.7, 1.0, 0.0, 0.0, 0.0]))
+    colour, mean = torch.tensor([40.0, 90.0, 200.0]), 110.0
+    torch.testing.assert_close(matrix @ colour + gain * mean, 1.2 * mean + 0.7 * (1.2 * colour - 1.2 * mean))
+
+
+def test_pictures_are_halved_until_a_pixel_covers_about_one() -> None:
+    scales = torch.tensor([0.3, 1.0, 1.4, 1.45, 2.0, 2.8, 2.9, 6.0])
+    matrix = torch.stack([torch.tensor([[0.6, -0.8, 3], [0.8, 0.6, 5]]) * scale for scale in scales])
+    assert reductions(matrix).tolist() == [0, 0, 0, 1, 1, 1, 2, 3]
 
 
 def test_grayscale_hue_and_solarise() -> None:
