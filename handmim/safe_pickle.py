@@ -8,21 +8,16 @@ go through it. The file travels to Hub repositories: it imports numpy, the stand
 import io
 import math
 import pickle
-import pickletools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from .errors import HandMIMError
+from .pickle_operations import UnsafeFileError, check_operations
 
 MAX_PICKLE_BYTES = 512 * 2**20
-
-
-class UnsafeFileError(HandMIMError, ValueError):
-    """A file that holds more than plain arrays, or is damaged. Nothing in it has been run."""
 
 
 class _Inert:
@@ -64,28 +59,40 @@ class SparseMatrix(_Inert):
         """
         try:
             rows, columns = self.shape
-            data = np.asarray(self.fields["data"])
+            data = _row_of(self.fields["data"], "biufc")
             row, column = self._coordinates()
-            if rows < 0 or columns < 0 or rows * columns > max_elements or data.ndim != 1:
+            if rows < 0 or columns < 0 or rows * columns > max_elements:
                 raise ValueError(f"shape {rows} x {columns} with {data.size} values")
             if len(data) and (min(row.min(), column.min()) < 0 or row.max() >= rows or column.max() >= columns):
                 raise ValueError("an index lies outside the matrix")
             dense = np.zeros((rows, columns), data.dtype)
             np.add.at(dense, (row, column), data)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise UnsafeFileError(f"damaged sparse matrix: {error}") from error
         return dense
 
     def _coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         if self.format == "coo":
             row, column = self.fields.get("coords", (self.fields.get("row"), self.fields.get("col")))
-            return np.asarray(row), np.asarray(column)
-        minor, pointer = np.asarray(self.fields["indices"]), np.asarray(self.fields["indptr"])
-        counts = np.diff(pointer.astype(np.int64))  # differences of unsigned numbers would wrap
-        if pointer[0] != 0 or (counts < 0).any() or pointer[-1] != len(minor):
+            return _row_of(row), _row_of(column)
+        minor, pointer = _row_of(self.fields["indices"]), _row_of(self.fields["indptr"]).astype(np.int64)
+        # Within these bounds no difference and no sum of them can wrap.
+        if pointer[0] != 0 or (pointer < 0).any() or (pointer > len(minor)).any() or pointer[-1] != len(minor):
             raise ValueError("the index pointer does not match the indices")
+        counts = np.diff(pointer)
+        if (counts < 0).any():
+            raise ValueError("the index pointer does not ascend")
         major = np.repeat(np.arange(len(counts)), counts)
         return (minor, major) if self.format == "csc" else (major, minor)
+
+
+def _row_of(value: Any, kinds: str = "iu") -> np.ndarray:
+    """A stored array (N,) of whole numbers, or of other kinds; TypeError or ValueError if it is none."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"an array is expected, got {type(value).__name__}")
+    if value.ndim != 1 or value.dtype.kind not in kinds:
+        raise ValueError(f"a row of numbers is expected, got {value.dtype} of shape {value.shape}")
+    return value
 
 
 class _Csr(SparseMatrix):
@@ -114,7 +121,10 @@ class ChumpyStandIn(_Inert):
             return fields["x"]
         inner = fields.get("a")
         if isinstance(inner, ChumpyStandIn):
-            inner = inner.to_array()
+            try:
+                inner = inner.to_array()
+            except RecursionError as error:
+                raise UnsafeFileError("damaged chumpy object: it is made of itself, or of too many others") from error
         if isinstance(inner, np.ndarray):
             try:
                 if "idxs" in fields:
@@ -177,7 +187,7 @@ class _Dtype:
             raise UnsafeFileError("structured numpy types are not admitted")
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
         if order not in ("<", ">", "=", "|"):
-            raise UnsafeFileError(f"unknown byte order {order!r}")
+            raise UnsafeFileError("the byte order of a numpy type must be one of < > = |")
         if order != "|":
             self.dtype = self.dtype.newbyteorder(order)
 
@@ -299,56 +309,6 @@ class _Unpickler(pickle.Unpickler):
         raise UnsafeFileError("the pickle refers to objects outside itself")
 
 
-def _operations(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and arguments of a pickle's operations; `pickletools.genops` cannot read Python 2's byte strings."""
-    end = 0
-    while end < len(data):
-        operation = pickletools.code2op.get(chr(data[end]))
-        if operation is None:
-            raise UnsafeFileError(f"byte {end} is no pickle operation")
-        start = end = end + 1
-        size = 0 if operation.arg is None else operation.arg.n
-        if size >= 0:
-            end += size
-        elif size == pickletools.UP_TO_NEWLINE:
-            for _ in range(2 if operation.arg.name == "stringnl_noescape_pair" else 1):
-                end = data.find(b"\n", end) + 1
-                if end == 0:
-                    raise UnsafeFileError("the pickle is cut off")
-        else:
-            end += _PREFIX_BYTES[size] + int.from_bytes(data[start : start + _PREFIX_BYTES[size]], "little")
-        if end > len(data):
-            raise UnsafeFileError(f"{operation.name} at byte {start - 1} claims more bytes than the file has")
-        yield operation.name, data[start:end] if operation.name in _MEMO_WRITES else b""
-        if operation.name == "STOP":
-            return
-    raise UnsafeFileError("the pickle is cut off")
-
-
-_MEMO_WRITES = ("PUT", "BINPUT", "LONG_BINPUT")
-_REFUSED = ("EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER")
-_PREFIX_BYTES = {
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
-
-
-def _check_operations(data: bytes) -> None:
-    """Refuses what `find_class` does not see: extension codes, outside references, sizes and memo slots out of range.
-
-    A memo slot 2**32 - 1 alone makes the C unpickler ask for 64 GiB.
-    """
-    for name, argument in _operations(data):
-        if name in _REFUSED:
-            raise UnsafeFileError(f"the pickle uses the operation {name}, which is not admitted")
-        if name in _MEMO_WRITES:
-            slot = int(argument) if name == "PUT" else int.from_bytes(argument, "little")
-            if not 0 <= slot <= len(data):
-                raise UnsafeFileError(f"the pickle asks for memo slot {slot} in a file of {len(data)} bytes")
-
-
 def safe_pickle_load(path: str | Path, max_bytes: int = MAX_PICKLE_BYTES) -> Any:
     """Reads a pickle of plain Python values, numpy arrays, scipy sparse matrices and chumpy objects.
 
@@ -368,12 +328,51 @@ def safe_pickle_load(path: str | Path, max_bytes: int = MAX_PICKLE_BYTES) -> Any
         raise UnsafeFileError(f"{path} has {size} bytes, more than the {max_bytes} that are read")
     data = path.read_bytes()
     try:
-        _check_operations(data)
-        return _plain(_Unpickler(io.BytesIO(data), _Budget(4 * max_bytes)).load(), {})
+        check_operations(data)
+        value = _Unpickler(io.BytesIO(data), _Budget(4 * max_bytes)).load()
+        _check_unfolded(value, _MIN_UNFOLDED + _UNFOLDED_PER_BYTE * len(data), {})
+        return _plain(value, {})
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can raise almost anything, MemoryError and RecursionError included
         raise UnsafeFileError(f"{path} is not a readable pickle: {type(error).__name__}: {error}") from error
+
+
+# Numbers that lists may come to where they are copied, for each byte of their file, and for any file.
+_UNFOLDED_PER_BYTE, _MIN_UNFOLDED = 16, 4096
+
+
+def _check_unfolded(value: Any, limit: int, sizes: dict[int, int | None]) -> int:
+    """How many numbers a value is once what it holds several times is copied, as numpy does that makes an array of it.
+
+    Args:
+        value: Of a pickle, whose parts may be in several places.
+        limit: The most that may come of it.
+        sizes: What is known of lists, tuples and dicts by their identity; None while one is looked at.
+
+    Raises:
+        UnsafeFileError: It would be more, or without end.
+    """
+    if isinstance(value, np.ndarray):
+        return 1 + value.size
+    if not isinstance(value, list | dict | tuple | _Inert):
+        return 1
+    if id(value) in sizes:
+        size = sizes[id(value)]
+        if size is None:
+            raise UnsafeFileError("a list or dict holds itself")
+        return size
+    whole = isinstance(value, _Inert)  # is never copied, and may refer to what it is a part of
+    sizes[id(value)] = 1 if whole else None
+    parts = value.fields if whole else value
+    size = 1
+    for part in parts.values() if isinstance(parts, dict) else parts:
+        size += _check_unfolded(part, limit, sizes)
+        if size > limit:
+            raise UnsafeFileError("its lists hold the same parts over and over: far more than the file")
+    if not whole:
+        sizes[id(value)] = size
+    return sizes[id(value)]
 
 
 def _plain(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:

@@ -264,3 +264,92 @@ def test_size_limit(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         safe_pickle_load(tmp_path / "absent.pkl")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Few bytes that ask for much time or memory, or for memory that is not theirs
+
+
+def shared_lists(depth: int) -> bytes:
+    """Operations that push a list of 16 times the same list, and so on downwards."""
+    levels = b"](K\x01K\x01e"
+    for level in range(depth):
+        levels += b"q" + bytes([level]) + b"0](" + (b"h" + bytes([level])) * 16 + b"e"
+    return levels
+
+
+@pytest.mark.parametrize("key", [b")" + b"\x85" * 100_000, b")" + b"2\x86" * 60, b")q\x00" + b"h\x00\x86q\x00" * 60])
+@pytest.mark.parametrize("use", [b"}%bNs", b"}(%bNu", b"(%bNd", b"\x8f(%b\x90", b"(%b\x91"])
+def test_nested_keys_are_refused_before_they_are_hashed(tmp_path: Path, key: bytes, use: bytes) -> None:
+    with pytest.raises(UnsafeFileError, match="tuple of more than 64 parts"):
+        load(tmp_path, b"\x80\x04" + use % key + b".")
+
+
+def test_short_tuples_may_be_keys(tmp_path: Path) -> None:
+    value = {(1, ("a", 2.5)): 1, tuple(range(60)): 2, "set": {(1, 2), (3, 4)}, "large": (tuple(range(99)),)}
+    for protocol in range(6):
+        assert pickle.loads(pickle.dumps(value, protocol)) == value
+        if protocol > 3:  # before, sets are made by a function
+            assert load(tmp_path, pickle.dumps(value, protocol)) == value
+
+
+def test_long_whole_numbers_are_refused(tmp_path: Path) -> None:
+    assert load(tmp_path, pickle.dumps(-(2**2000))) == -(2**2000)
+    with pytest.raises(UnsafeFileError, match="whole number of"):
+        load(tmp_path, pickle.dumps(1 << 2**20))
+
+
+def test_lists_that_unfold_are_refused(tmp_path: Path) -> None:
+    assert np.asarray(load(tmp_path, b"\x80\x02" + shared_lists(1) + b".")).shape == (16, 2)
+    with pytest.raises(UnsafeFileError, match="far more than the file"):
+        load(tmp_path, b"\x80\x02" + shared_lists(8) + b".")
+    array = np.zeros(10_000)
+    with pytest.raises(UnsafeFileError, match="far more than the file"):
+        load(tmp_path, pickle.dumps({"points": [array] * 1000}))
+
+
+def test_lists_that_hold_themselves_are_refused(tmp_path: Path) -> None:
+    value: list[Any] = [1.0]
+    value.append({"again": value})
+    with pytest.raises(UnsafeFileError, match="holds itself"):
+        load(tmp_path, pickle.dumps(value))
+
+
+def sparse(**fields: Any) -> SparseMatrix:
+    matrix = SparseMatrix()
+    whole = {"_shape": (5, 3), "data": np.ones(3), "indices": np.arange(3), "indptr": np.array([0, 1, 2, 3])}
+    matrix.fields = whole | fields
+    return matrix
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"indptr": np.array([0, 2**62, -(2**63), -(2**62), 3])},  # differences and their sum wrap to what they must be
+        {"indptr": np.array([0.0, 1.0, 2.0, 3.0])},
+        {"indptr": np.array([0, 2, 1, 3])},
+        {"indptr": np.array(3)},
+        {"indices": [0, 1, 2]},
+        {"_shape": (float("inf"), 3)},
+        {"_shape": None},
+        {"data": np.zeros(3, "U9")},
+        {"data": np.zeros((3, 1))},
+    ],
+)
+def test_damaged_sparse_matrices_are_refused(fields: dict[str, Any]) -> None:
+    assert sparse().to_dense().trace() == 3
+    with pytest.raises(UnsafeFileError, match="damaged sparse matrix"):
+        sparse(**fields).to_dense()
+
+
+def test_chumpy_objects_made_of_themselves_are_refused() -> None:
+    loop = ChumpyStandIn()
+    loop.fields = {"a": loop, "idxs": np.arange(3)}
+    with pytest.raises(UnsafeFileError, match="made of itself"):
+        loop.to_array()
+
+
+def test_a_byte_order_is_named_by_its_kind(tmp_path: Path) -> None:
+    order = b"\x80\x02cnumpy\ndtype\n(X\x02\x00\x00\x00f4tR(K\x03" + shared_lists(7) + b"NNNtb."
+    with pytest.raises(UnsafeFileError, match="byte order"):
+        load(tmp_path, order)
