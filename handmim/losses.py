@@ -190,7 +190,8 @@ def mask_loss(points: Tensor, mask: Tensor) -> Tensor:
     centres = pick_cells(cells, MASK_CELLS)
     total = points.new_zeros(())
     for vertices in points:
-        inside = vertices.clamp(-1, 1)
+        # For positions that are no numbers PyTorch's backward pass at a border reads wild addresses (2.14 on CPUs).
+        inside = vertices.nan_to_num(0.0).clamp(-1, 1)
         sampled = F.grid_sample(
             outside[:, None], inside[:, :, None], mode="bilinear", padding_mode="border", align_corners=False
         )

@@ -215,6 +215,14 @@ class TestMaskLoss:
         nothing.backward()
         assert nothing == 0
 
+    def test_vertices_that_are_no_numbers_give_no_number(self) -> None:
+        points = filled(10, 10, 20)
+        for spoiled in (points * NAN, torch.where(torch.arange(points.shape[1])[:, None] == 3, NAN, points)):
+            spoiled = spoiled.requires_grad_()
+            loss = losses.mask_loss(spoiled, square(20, 16, 24))
+            loss.backward()  # once killed the process
+            assert loss.isnan()
+
     def test_iterations_broadcast(self) -> None:
         mask, first, other = square(20, 16, 24), filled(10, 10, 20), filled(30, 5, 20)
         both = losses.mask_loss(torch.stack([first, other]), mask)
