@@ -22,6 +22,9 @@ _FINE = 3
 _PROBE = 0.75
 # Distances (pixel, edge) held at once on the way to each pixel's nearest edge.
 _CHUNK_DISTANCES = 1 << 22
+# Vertices nearer than this to the camera's plane, metres, are drawn behind it, so not at all: they project to nowhere,
+# and the derivative of that, though nothing asks for it, is no number.
+_PLANE = 1e-6
 
 
 def soft_silhouette(
@@ -40,7 +43,8 @@ def soft_silhouette(
         (B, height, width) in [0, 1], differentiable in the vertices and the intrinsics. A mesh that is nowhere in the
         picture gives zeros without a gradient.
     """
-    points = project_with_depth(vertices.float(), intrinsics.float())
+    in_plane = vertices.detach()[..., 2:].abs() < _PLANE
+    points = project_with_depth(torch.where(in_plane, -1.0, vertices.float()), intrinsics.float())
     fine = torch.cat([_FINE * points.detach()[..., :2] + _FINE // 2, points.detach()[..., 2:]], -1)
     covered = torch.isfinite(depth_map(fine, faces, _FINE * height, _FINE * width, cull=False))
     inside = covered[:, _FINE // 2 :: _FINE, _FINE // 2 :: _FINE]

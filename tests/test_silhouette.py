@@ -150,3 +150,16 @@ def test_squared_distances_are_those_of_segments() -> None:
     end[:3] = start[:3]  # an edge of no length is a point
     exact = segment_distance(position[:, None], start, end).square()
     torch.testing.assert_close(_squared_distances(position, start, end), exact, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [0.0, 1e-30, -1e-12])
+def test_a_vertex_in_the_plane_of_the_camera_spoils_no_gradient(depth: float) -> None:
+    vertices, faces = square()
+    further = torch.tensor([[[0.0, 0.0, depth], [0.2, 0.1, depth]]])
+    for triangles in (faces, torch.cat([faces, torch.tensor([[2, 1, 4], [3, 2, 5]])])):
+        points = torch.cat([vertices, further], 1).requires_grad_(True)
+        camera = INTRINSICS.clone().requires_grad_(True)
+        soft = soft_silhouette(points, triangles, camera, SIDE, SIDE)
+        soft.sum().backward()
+        assert soft.sum() > 100 and points.grad.isfinite().all() and camera.grad.isfinite().all()
+        assert points.grad[0, :4].any() and not points.grad[0, 4:].any()
