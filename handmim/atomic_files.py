@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -17,7 +18,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         OSError: it cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    if path.exists() and not path.is_file() and not path.is_dir():  # a file in its place would break the machine
+        raise FileExistsError(errno.EEXIST, "is a device or a pipe, which a file cannot replace", str(path))
+    # Of a long name a part: the whole one and what is added might be too long.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -38,7 +42,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         OSError: It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:32]}.", suffix=".tmp"))
     try:
         yield folder
         path.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,24 @@ def test_a_folder_takes_new_files_and_keeps_others(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in release.iterdir()} == {"model": "second", "README.md": "mine"}
     assert list(release.parent.iterdir()) == [release]
     assert (release / "model").stat().st_mode & 0o777 == (release / "README.md").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".obj", "\N{CJK UNIFIED IDEOGRAPH-624B}" * 80 + ".json", "a b\nc.json"])
+def test_any_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
+    with atomic_file(tmp_path / name) as file:
+        file.write(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with atomic_folder(tmp_path / "folder" / name) as folder:
+        (folder / "a.txt").write_text("new")
+    assert (tmp_path / "folder" / name / "a.txt").read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        if not path.exists():
+            path.symlink_to("pipe")
+        with pytest.raises(OSError, match="device or a pipe"), atomic_file(path) as file:
+            file.write(b"new")
+        assert (tmp_path / "pipe").is_fifo() and not list(tmp_path.glob(".*"))
