@@ -24,7 +24,7 @@ import numpy as np
 from ...errors import DataError
 from .files import file_part, folder_part, inside, names_in, require, require_folder
 from .json_records import json_records
-from .record_fields import numbers, text, whole_number
+from .record_fields import add_once, numbers, text, whole_number
 from .sample import HandReader, HandSample, Part, keypoint_box
 
 IMAGES = {"train": 118287, "val": 5000}
@@ -85,7 +85,7 @@ class CocoWholeBody(HandReader):
             where = f"{self.file}: {key}[{number}]"
             if key == "images":
                 size = (whole_number(record, "width", where), whole_number(record, "height", where))
-                pictures[whole_number(record, "id", where)] = (text(record, "file_name", where), *size)
+                add_once(pictures, whole_number(record, "id", where), (text(record, "file_name", where), *size), where)
                 continue
             where = f"{self.file}: annotation {record.get('id', f'number {number}')}"
             for side, name in enumerate(SIDES):
@@ -135,7 +135,10 @@ class CocoWholeBody(HandReader):
                 f"{height:.0f} pixels, as those of {len(lost)} of {len(labelled)} hands do"
             )
         self.keypoints[outside] = np.nan
-        kept = ~np.isnan(self.keypoints[..., 0]).all(1)
+        # One point alone has no extent either: without an official box nobody could say how large the hand is.
+        missing = np.isnan(self.keypoints)
+        low, high = (np.where(missing, fill, self.keypoints) for fill in (np.inf, -np.inf))
+        kept = ~missing.all((1, 2)) & ((high.max(1) > low.min(1)).any(1) | (self.boxes[:, 2:] > 0).all(1))
         if outside.any():
             self.notes.append(f"{int(outside.sum())} keypoints outside their picture were left out")
         if not kept.all():
@@ -170,12 +173,13 @@ def _valid(record: dict[str, Any], side: str, where: str) -> bool:
 
 
 def hand_box(official: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """(4,) xyxy pixels: the smallest box around the official one and the keypoints' with their margin.
+    """(4,) xyxy pixels: the smallest box around the official one and the keypoints' with their margin; NaN if both have
+    no extent.
 
     Official boxes (x, y, width, height) hold the joints, some without any flesh around them.
     """
     box = keypoint_box(keypoints)
     if (official[2:] > 0).all():
-        box[:2] = np.minimum(box[:2], official[:2])
-        box[2:] = np.maximum(box[2:], official[:2] + official[2:])
+        box[:2] = np.fmin(box[:2], official[:2])  # where all keypoints are one point, they have no box
+        box[2:] = np.fmax(box[2:], official[:2] + official[2:])
     return box

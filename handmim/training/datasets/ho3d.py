@@ -267,7 +267,7 @@ def _array(meta: dict[str, Any], field: str, shape: tuple[int, ...], path: Path)
     value = meta.get(field)
     try:
         array = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
     if value is None or array.size != np.prod(shape) or array.shape[array.ndim - len(shape) :] != shape:
         got = type(value).__name__ if array.size == 0 else f"shape {array.shape}"

@@ -35,7 +35,7 @@ def json_records(path: Path, lists: Sequence[str]) -> Iterator[tuple[str, int, d
             no object; names the file and the record.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from _Walk(path, file).records(lists)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error

@@ -33,7 +33,7 @@ def numbers(record: Any, field: str, shape: tuple[int, ...], where: str) -> np.n
         if len(shape) == 2 and isinstance(value, list) and set(map(len, value)) == {shape[1]}:
             value = np.array([*chain.from_iterable(value)], np.float32).reshape(-1, shape[1])  # in half the time
         array = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {field} must hold numbers of shape {shape}: {error}") from error
     if array.shape != shape:
         raise DataError(f"{where}: {field} must have shape {shape}, got {array.shape}")
@@ -43,14 +43,14 @@ def numbers(record: Any, field: str, shape: tuple[int, ...], where: str) -> np.n
 
 
 def whole_number(record: Mapping[str, Any], field: str, where: str) -> int:
-    """A whole number.
+    """A whole number, of 64 bits at most.
 
     Raises:
         DataError: It is missing or something else.
     """
     value = record.get(field)
-    if not isinstance(value, int):
-        raise DataError(f"{where}: {field} must be a whole number, got {value!r:.60}")
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise DataError(f"{where}: {field} must be a whole number of 64 bits, got {value!r:.60}")
     return int(value)
 
 
@@ -64,6 +64,16 @@ def text(record: Mapping[str, Any], field: str, where: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: {field} must be a text, got {value!r:.60}")
     return value
+
+
+def add_once(entries: dict[int, tuple], number: int, entry: tuple, where: str) -> None:
+    """Adds an entry under its number.
+
+    Raises:
+        DataError: Another entry has that number: labels would go to the wrong one of them.
+    """
+    if entries.setdefault(number, entry) != entry:
+        raise DataError(f"{where}: id {number} is that of {entries[number][0]!r:.80} as well, got {entry[0]!r:.80}")
 
 
 class RowBuffer:

@@ -176,6 +176,9 @@ def _load(file: Path) -> dict[int, Any]:
         raise DataError(f"{file} must hold a dict from picture numbers to labels, got {type(annotations).__name__}")
     if not annotations:
         raise DataError(f"{file} holds no samples")
+    wrong = next((key for key in annotations if not 0 <= key < 10**9), None)
+    if wrong is not None:
+        raise DataError(f"{file} must hold numbers of pictures, got {wrong}, of which there is none")
     return annotations
 
 

@@ -35,7 +35,7 @@ from ...errors import DataError
 from .files import file_part, image_size, inside, names_in, require
 from .json_records import json_records
 from .mano_labels import find_hand_model
-from .record_fields import RowBuffer, numbers, text, whole_number
+from .record_fields import RowBuffer, add_once, numbers, text, whole_number
 from .sample import HandReader, HandSample, Part
 
 VERTICES = 778
@@ -101,7 +101,7 @@ class YouTube3DHands(HandReader):
                 size = (whole_number(record, "width", where), whole_number(record, "height", where))
                 if min(size) < 1:
                     raise DataError(f"{where}: width and height must be positive, got {size[0]} x {size[1]}")
-                frames[whole_number(record, "id", where)] = (text(record, "name", where), *size)
+                add_once(frames, whole_number(record, "id", where), (text(record, "name", where), *size), where)
                 continue
             where = f"{self.file}: annotation {record.get('id', f'number {number}')}"
             vertices.append(numbers(record, "vertices", (VERTICES, 3), where))

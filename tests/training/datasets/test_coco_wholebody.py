@@ -100,6 +100,37 @@ def test_braces_in_texts_and_nested_records_are_no_ends(tmp_path, quick: bool, m
     assert records == [("annotations", 0, first), ("annotations", 1, {"id": 2**70})]
 
 
+def test_a_hand_of_one_point_has_its_official_box_or_goes(changeable):
+    root, data = changeable
+    for record, side in zip(data["annotations"][:3], ("right", "left", "right"), strict=True):
+        record[f"{side}hand_kpts"][3:] = [0.0] * 60
+    data["annotations"][2]["righthand_box"] = [0.0] * 4
+    fabricator.write_annotations(root, data)
+    reader = CocoWholeBody(root, "val")
+    assert [sample.id for sample in reader] == ["5000-right", "5001-left"] and "1 valid hands" in reader.notes[0]
+    for sample, record, side in zip(reader, data["annotations"], ("right", "left"), strict=False):
+        x, y, width, height = record[f"{side}hand_box"]
+        np.testing.assert_allclose(sample.box, [x, y, x + width, y + height], rtol=1e-6)
+
+
+def test_two_pictures_of_one_number_are_refused(changeable):
+    root, data = changeable
+    data["images"].append(dict(data["images"][0]))  # the same once more is no fault
+    fabricator.write_annotations(root, data)
+    assert len(CocoWholeBody(root, "val")) == 3
+    data["images"].append(data["images"][1] | {"id": data["images"][0]["id"]})
+    fabricator.write_annotations(root, data)
+    with pytest.raises(DataError, match=r"images\[4\]: id 100 is that of '000000000100.jpg' as well"):
+        CocoWholeBody(root, "val")
+
+
+def test_a_byte_order_mark_is_passed_over(changeable):
+    root, _ = changeable
+    file = root / "annotations" / "coco_wholebody_val_v1.0.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(CocoWholeBody(root, "val")) == 3
+
+
 def test_other_places_of_the_files(changeable):
     root, _ = changeable
     (root / "annotations" / "coco_wholebody_val_v1.0.json").rename(root / "coco_wholebody_val_v1.0.json")
@@ -134,9 +165,19 @@ def _outside(data: dict[str, Any]) -> None:
     data["annotations"][1]["lefthand_kpts"][0::3] = [700.0] * 21
 
 
+def _huge(data: dict[str, Any]) -> None:
+    data["annotations"][1]["lefthand_kpts"][5] = 10**400
+
+
+def _long_id(data: dict[str, Any]) -> None:
+    data["annotations"][1]["image_id"] = 2**70
+
+
 @pytest.mark.parametrize(
     ("damage", "field"),
     [
+        (_huge, "lefthand_kpts"),
+        (_long_id, "image_id"),
         (_short, "lefthand_kpts"),
         (_nan, "lefthand_kpts"),
         (_text, "lefthand_box"),

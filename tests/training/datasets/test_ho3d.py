@@ -138,6 +138,7 @@ def test_contents(v3: Path, tmp_path: Path) -> None:
             r"SM2/meta/0001.pkl: handJoints3D must have shape \(21, 3\), got .*\(20, 3\)",
         ),
         ({"handPose": "a" * 48}, r"0001.pkl: handPose must have shape \(48,\), got str"),
+        ({"handBeta": [10**400] * 10}, r"0001.pkl: handBeta must have shape \(10,\), got list"),
         ({"handPose": np.full(48, np.inf)}, r"handPose of sample train/SM2/0001"),
         ({"camMat": np.zeros((3, 3))}, r"intrinsics of sample train/SM2/0001 must be"),
     ],

@@ -127,6 +127,15 @@ def test_wrong_labels_are_named(changeable, damage: Callable, field: str):
     assert "00001" in str(error.value)
 
 
+@pytest.mark.parametrize("number", [-1, 2**64])
+def test_numbers_that_no_picture_has_are_named(changeable, number: int):
+    root, annotations = changeable
+    annotations[number] = annotations[1]
+    fabricator.write_annotations(root, annotations)
+    with pytest.raises(DataError, match=rf"anno_training\.pickle must hold numbers of pictures, got {number}"):
+        RHD(root)
+
+
 def test_missing_files_are_named(changeable):
     root, _ = changeable
     (root / "training" / "mask" / "00002.png").unlink()

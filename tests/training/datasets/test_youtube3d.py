@@ -167,15 +167,39 @@ def _outside(record: dict[str, Any]) -> None:
     record["vertices"] = (np.array(record["vertices"]) + 500).tolist()
 
 
+def _huge(record: dict[str, Any]) -> None:
+    record["vertices"][5][1] = -(10**400)
+
+
+def _long_id(record: dict[str, Any]) -> None:
+    record["image_id"] = 2**64
+
+
 @pytest.mark.parametrize(
     ("damage", "field"),
-    [(_short, "vertices"), (_nan, "vertices"), (_side, "is_left"), (_unknown, "image_id"), (_outside, "vertices")],
+    [
+        (_huge, "vertices"),
+        (_long_id, "image_id"),
+        (_short, "vertices"),
+        (_nan, "vertices"),
+        (_side, "is_left"),
+        (_unknown, "image_id"),
+        (_outside, "vertices"),
+    ],
 )
 def test_wrong_labels_are_named(changeable, mano_folder, damage: Callable, field: str):
     root, data = changeable
     damage(data["annotations"][2])
     fabricator.write_annotations(root, data)
     with pytest.raises(DataError, match=rf"youtube_train\.json: annotation 72: .*{field}"):
+        YouTube3DHands(root, hand_model_path=mano_folder)
+
+
+def test_two_frames_of_one_number_are_refused(changeable, mano_folder):
+    root, data = changeable
+    data["images"].append(data["images"][0] | {"name": data["images"][1]["name"]})
+    fabricator.write_annotations(root, data)
+    with pytest.raises(DataError, match=r"youtube_train\.json: images\[\d+\]: id \d+ is that of .* as well"):
         YouTube3DHands(root, hand_model_path=mano_folder)
 
 
