@@ -21,9 +21,10 @@ from ...geometry import (
     mirror_matrix,
     project,
 )
-from ...image_processing_handmim import resolve_intrinsics, square_crop
+from ...image_processing_handmim import MAX_BOX, resolve_intrinsics, square_crop
 from ...images import LoadedImage, load_image, load_reduced
 from ..augmentation import LUMINANCE, Augmentation, random_generator, to_tensor, warp
+from .images import box_side
 from .items import HandItems, Item
 from .new_backgrounds import NewBackgrounds, lay_over
 from .sample import LABEL_SHAPES, DataError, HandReader, HandSample, keypoint_box
@@ -121,6 +122,10 @@ class HandCrops(HandItems):
         camera = resolve_intrinsics(image, sample.intrinsics)[0]
         if box is None:
             box = whole_picture(image, self.box_scale)
+        elif box_side(box) > MAX_BOX * max(image.size):  # the filter that shrinks it grows with it
+            raise DataError(
+                f"box must be at most {MAX_BOX} times as large as its picture, got {np.round(box).tolist()}"
+            )
         negative = self.negatives > 0 and sample.handedness is not None and generator.random() < self.negatives
         mirror = (sample.handedness == "left") != negative
         place = Placement(box, camera, self.size, mirror, self.box_scale, turn)

@@ -61,7 +61,7 @@ class GeRealWorld(HandReader):
         for path in self.images:
             if image_size(path) != SIZE:
                 raise DataError(f"{path} must be {SIZE[0]} x {SIZE[1]} pixels, got {image_size(path)}")
-        check_finite(joints, joint_file, "pose_gt", str)
+        check_finite(joints, joint_file, "pose_gt", str, 1e6)
         self.intrinsics = crop_cameras(cameras["cam_param"].astype(np.float64), cameras["bbox"].astype(np.float64))
         check_intrinsics(self.intrinsics, camera_file, str)
         self.joints = (joints * METRES_PER_CENTIMETRE).astype(np.float32)

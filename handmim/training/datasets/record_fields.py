@@ -30,9 +30,10 @@ def numbers(record: Any, field: str, shape: tuple[int, ...], where: str) -> np.n
         raise DataError(f"{where} lacks {field}")
     value = record[field]
     try:
-        if len(shape) == 2 and isinstance(value, list) and set(map(len, value)) == {shape[1]}:
-            value = np.array([*chain.from_iterable(value)], np.float32).reshape(-1, shape[1])  # in half the time
-        array = np.asarray(value, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            if len(shape) == 2 and isinstance(value, list) and set(map(len, value)) == {shape[1]}:
+                value = np.array([*chain.from_iterable(value)], np.float32).reshape(-1, shape[1])  # in half the time
+            array = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {field} must hold numbers of shape {shape}: {error}") from error
     if array.shape != shape:
