@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import HandMIMError
+from .errors import NPZ_ERRORS, HandMIMError
 from .safe_pickle import ChumpyStandIn, SparseMatrix, UnsafeFileError, safe_pickle_load
 
 MANO_URL = "https://mano.is.tue.mpg.de"
@@ -138,7 +138,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{file}: {error}") from error
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except NPZ_ERRORS as error:
         raise UnsafeFileError(f"{file} is not an .npz of plain arrays: {error}") from error
 
 

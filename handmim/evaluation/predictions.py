@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..atomic_files import atomic_file
-from ..errors import DataError, HandMIMError, ModelError
+from ..errors import NPZ_ERRORS, DataError, HandMIMError, ModelError
 from ..hand_maps import restore_maps
 from ..training.datasets.sample import HandReader, HandSample, keypoint_box
 from ..tta import View, estimate_from_views, widen
@@ -33,8 +32,6 @@ _HAND = (*FIELDS, "global_orient", "hand_pose", "betas", "translation")
 CHUNK = 256
 # Crops that wait for the network, in batches: enough to hide the reading, little memory.
 AHEAD = 2
-# What can be wrong with a chunk file that a crash or a full disk left behind, or somebody put there.
-_CHUNK_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,7 +344,7 @@ def _load_chunk(folder: Path | None, span: tuple[int, int], fields: Sequence[str
             kind = np.uint8 if name.startswith("mask") else np.float32
             if len(values) != span[1] - span[0] or values.dtype != kind or not np.isfinite(values).all():
                 raise ValueError(f"{name} is {values.dtype} {values.shape}")
-    except _CHUNK_ERRORS as error:
+    except NPZ_ERRORS as error:  # a crash or a full disk left it behind, or somebody put it there
         print(f"handmim: {path.name} is damaged ({error}); predicting it again", file=sys.stderr)
         return None
     return arrays

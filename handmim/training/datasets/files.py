@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError, HandMIMError, ImageError
+from ...errors import NPZ_ERRORS, DataError, HandMIMError, ImageError
 from ...images import IMAGE_FORMATS, IMAGE_SUFFIXES, load_image
 from ...safe_pickle import safe_pickle_load
 from .sample import Part
@@ -185,7 +185,7 @@ def load_npz(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarr
             return {name: arrays[name] for name in arrays.files}
     except DataError:
         raise
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except NPZ_ERRORS as error:
         raise DataError(f"{path} is not an .npz of plain arrays: {error}") from error
 
 

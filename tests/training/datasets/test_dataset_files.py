@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handmim.mano_files import ManoFileError, UnsafeFileError, read_mano
 from handmim.training.datasets import files
 from handmim.training.datasets.label_checks import check_counts, check_in_frame, project_points
 from handmim.training.datasets.sample import DataError
@@ -139,3 +140,27 @@ def test_projection_agrees_with_the_package() -> None:
     intrinsics = np.broadcast_to(np.array([[300.0, 0, 110], [0, 310, 90], [0, 0, 1]]), (5, 3, 3))
     expected = project(torch.from_numpy(points), torch.from_numpy(intrinsics.copy())).numpy()
     np.testing.assert_allclose(project_points(points, intrinsics), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "what"),
+    [
+        (b"PK\x01\x02\x06", 149, "version"),  # needs a program of the future
+        (b"PK\x01\x02\x08", 0x20, "patched"),
+        (b"PK\x01\x02\x08", 0x01, "encrypted"),
+        (b"PK\x01\x02\x0a", 99, "compression"),
+        (b"PK\x03\x04\x37", 0xFF, "Error"),  # in the compressed data
+    ],
+)
+def test_archives_of_other_kinds_are_named(tmp_path: Path, place: bytes, value: int, what: str) -> None:
+    path = tmp_path / "arrays.npz"
+    np.savez_compressed(path, a=np.zeros(1000))
+    data = bytearray(path.read_bytes())
+    start = data.index(place[:4]) + place[4]  # the last byte is the distance from the mark
+    data[start : start + 1 if value < 0xFF else start + 8] = bytes([value]) * (1 if value < 0xFF else 8)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"arrays\.npz is not an \.npz of plain arrays") as error:
+        files.load_npz(path)
+    assert what in str(error.value)
+    with pytest.raises((ManoFileError, UnsafeFileError), match=r"arrays\.npz"):
+        read_mano(path)
