@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from .scores import Curve, Scores
 FORMAT = "handmim evaluation report 1"
 MAX_REPORT_BYTES = 50_000_000
 PACKAGES = ("handmim", "torch", "transformers", "timm", "numpy", "pillow")
+_FOLDER_OF_A_RUN = re.compile(r"release|checkpoint-\d+")
 # What the papers' tables show comes first; the others follow in the order of `MEASURES`.
 COLUMNS = tuple(MEASURES)
 # Of the stacks of a cascade: the six columns of HIU-DMTL's table 3.
@@ -146,7 +148,7 @@ def describe_model(model: Any, processor: Any, name: str) -> dict[str, Any]:
     Args:
         model: The network.
         processor: Its image processor.
-        name: As the user wrote it; of a folder only its own name is kept.
+        name: As the user wrote it; of a folder what `public_name` keeps.
     """
     config = model.config.to_dict() if hasattr(model.config, "to_dict") else dict(vars(model.config))
     config = {key: value for key, value in sorted(config.items()) if not key.startswith("_")}
@@ -210,8 +212,17 @@ def _card_datasets(card: Path) -> list[str] | None:
 
 
 def public_name(name: str) -> str:
-    """A Hub id as it is; of a folder its last part."""
-    return Path(name).resolve().name if os.path.isabs(name) or Path(name).exists() else name
+    """A Hub id as it is; of a folder its last part, after that of the run where all runs have such a folder."""
+    if not is_folder(name):
+        return name
+    folder = Path(name).resolve()
+    own_name = not _FOLDER_OF_A_RUN.fullmatch(folder.name) or not folder.parent.name
+    return folder.name if own_name else f"{folder.parent.name}/{folder.name}"
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model's name is a path here rather than a Hub id."""
+    return os.path.isabs(name) or Path(name).exists()
 
 
 def file_checksum(path: Path) -> str:

@@ -48,7 +48,9 @@ def output_folder(args: argparse.Namespace) -> Path:
     if args.out is not None:
         return args.out
     revision = None if args.revision is None else args.revision.replace("/", "-")
-    parts = [args.benchmark, args.split, Path(reports.public_name(model_name(args))).name, revision]
+    model = reports.public_name(model_name(args))
+    model = model.replace("/", "-") if reports.is_folder(model_name(args)) else Path(model).name
+    parts = [args.benchmark, args.split, model, revision]
     parts += ["tta" if args.tta else None, None if args.fit_steps is None else f"fit{args.fit_steps}"]
     parts += [None if args.limit is None else f"first{args.limit}"]
     return Path("-".join(part for part in parts if part))

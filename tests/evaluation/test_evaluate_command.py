@@ -295,6 +295,14 @@ def test_a_revision_is_named_in_command_and_folder() -> None:
     assert "--revision" not in command(newest)
 
 
+def test_two_runs_have_two_folders(tmp_path: Path) -> None:
+    """The second one's report replaced the first one's."""
+    arguments = ["evaluate", "rhd", "--data", "RHD", "--model"]
+    first, second = (build_parser().parse_args([*arguments, str(tmp_path / run / "release")]) for run in "ab")
+    assert output_folder(first) == Path("rhd-a-release") and output_folder(second) == Path("rhd-b-release")
+    assert command(first) == "handmim evaluate rhd --model a/release --data RHD"
+
+
 def test_another_fit_is_named_everywhere() -> None:
     """Figures with and without it went into the same folder, under the same name and command."""
     arguments = ["evaluate", "rhd", "--model", "org/name", "--data", "RHD", "--fit-steps", "0", "--limit", "2"]

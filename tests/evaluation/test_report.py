@@ -78,6 +78,13 @@ def test_public_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.public_name(str(tmp_path / "gone" / "model")) == "model"
 
 
+@pytest.mark.parametrize("folder", ["release", "checkpoint-40"])
+def test_of_a_folder_that_every_run_has_the_run_is_named(folder: str, tmp_path: Path) -> None:
+    """All of `handmim compare runs/*/report.json` were called release."""
+    assert report.public_name(str(tmp_path / "mine" / folder)) == f"mine/{folder}"
+    assert report.public_name(f"/{folder}") == folder
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{", "3", "{}", '{"format": "other"}', '{"format": "handmim evaluation report 1"}'],
