@@ -49,6 +49,7 @@ _HOME = {
     "ModelError": "errors",
 }
 TASK = "hand-mesh-estimation"
+DEFAULT_CHECKPOINT = "handmim-tiny-open"
 
 __all__ = [
     "HIUDMTLConfig",
@@ -153,7 +154,8 @@ def register() -> None:
         AutoModel.register(config, models, exist_ok=True)
         processors = {"pil": processor, "torchvision": processor}
         AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
-    PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=HandMeshPipeline, pt_model=AutoModel)
+    default = {"model": (str(Path(__file__).parent / "assets" / DEFAULT_CHECKPOINT), "main")}  # a folder: any revision
+    PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=HandMeshPipeline, pt_model=AutoModel, default=default)
 
 
 # The one exception: in the `handmim` command (the console script's name, on Windows with .exe) the commands that load a

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from transformers import pipeline
 
 from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
+from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.hand_boxes import Detection
 from handmim.pipeline_hand_mesh import distinct, hand_box
 
@@ -305,6 +306,13 @@ def test_pipeline_function_knows_the_task(tiny_checkpoint: Path) -> None:
     assert isinstance(task, HandMeshPipeline)
     (hand,) = task(picture(), boxes=[10, 10, 80, 80])
     assert hand["vertices"].shape[1] == 3 and hand["hand_model"] == "open" and hand["intrinsics_source"] == "default"
+
+
+def test_pipeline_function_has_a_default_model() -> None:
+    """`KeyError: 'default'` says nothing to who tries it without a model first."""
+    task = pipeline("hand-mesh-estimation", detector="whole-image")
+    (hand,) = task(picture(), boxes=[10, 10, 80, 80])
+    assert Path(task.model.name_or_path) == EMBEDDED_CHECKPOINT and hand["vertices"].shape[1] == 3
 
 
 def test_a_model_without_a_mesh_is_refused() -> None:
