@@ -33,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 METRICS = ("pa_mpjpe", "pa_mpvpe", "mpjpe")
 MAP_METRICS = ("heatmap_2d", "mask_iou")
+ALL_METRICS = (*METRICS, "mesh_2d", *MAP_METRICS)
 MILLIMETRES = 1000.0
 _NO_MEMORY = "can't allocate memory"  # of PyTorch on a CPU, which has no type for it
 MAX_NAMES = 16  # samples that an error names; all of them go to a file
@@ -289,8 +290,9 @@ class HandMIMTrainer(AveragingTrainer):
 
     The model also trains under the plain ``Trainer``; this class and its base add what a released checkpoint wants.
     With an ``eval_dataset`` of items with joints it reports ``eval_pa_mpjpe``, ``eval_pa_mpvpe`` and ``eval_mpjpe``
-    (relative to the wrist) in millimetres, of the averaged weights if there is an average; of HIU-DMTL also
-    ``eval_heatmap_2d`` (sides of the crop) and ``eval_mask_iou``, as `map_errors` has them.
+    (relative to the wrist) in millimetres, with keypoints ``eval_mesh_2d`` (mean error of the mesh's, sides of the
+    crop), of the averaged weights if there is an average; of HIU-DMTL also ``eval_heatmap_2d`` and ``eval_mask_iou``,
+    as `map_errors` has them.
     """
 
     advice = (
@@ -310,16 +312,17 @@ class HandMIMTrainer(AveragingTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss and errors of a batch: (B, 5) in the order of `METRICS`, `MAP_METRICS`; meshes are not gathered."""
+        """Loss and errors of a batch: (B, 6) in the order of `ALL_METRICS`; meshes are not gathered."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        parts = [map_errors(outputs, inputs["labels"], inputs["pixel_values"].shape[-1])]
-        if outputs.get("joints") is None:
-            parts.insert(0, torch.full((len(parts[0]), len(METRICS)), torch.nan, device=parts[0].device))
-        else:
-            parts.insert(0, hand_errors(outputs, inputs["labels"]))
-        errors = torch.cat(parts, 1)
+        labels, size = inputs["labels"], inputs["pixel_values"].shape[-1]
+        on_maps = map_errors(outputs, labels, size)
+        in_space = on_maps.new_full((len(on_maps), len(METRICS)), torch.nan)
+        if outputs.get("joints") is not None:
+            in_space = hand_errors(outputs, labels)
+        in_picture = keypoint_errors(outputs.get("keypoints_2d"), labels, size)
+        errors = torch.cat([in_space, in_picture[:, None], on_maps], 1)
         return loss.detach(), errors, errors.isfinite()
 
 
@@ -386,6 +389,23 @@ def hand_errors(outputs: Any, labels: dict[str, Tensor]) -> Tensor:
     return columns * MILLIMETRES
 
 
+def keypoint_errors(points: Tensor | None, labels: dict[str, Tensor], size: int) -> Tensor:
+    """Mean 2D error of each hand's labelled keypoints.
+
+    Args:
+        points: (B, 21, 2) crop pixels; None of a network that has none.
+        labels: Of the batch, perhaps with `keypoints_2d` (B, 21, 2), crop pixels.
+        size: Side S of the crops, pixels.
+
+    Returns:
+        (B,) sides of the crop, NaN without points or labels.
+    """
+    if points is None or "keypoints_2d" not in labels:
+        values = next(iter(labels.values()))
+        return torch.full((len(values),), torch.nan, device=values.device)
+    return (points - labels["keypoints_2d"]).norm(dim=-1).nanmean(-1) / size
+
+
 def map_errors(outputs: Any, labels: dict[str, Tensor], size: int) -> Tensor:
     """What the maps of HIU-DMTL say of each hand, NaN without such maps or labels.
 
@@ -400,9 +420,8 @@ def map_errors(outputs: Any, labels: dict[str, Tensor], size: int) -> Tensor:
     """
     values = next(iter(labels.values()))
     columns = torch.full((len(values), len(MAP_METRICS)), torch.nan, device=values.device)
-    points, mask = outputs.get("heatmap_keypoints"), outputs.get("mask")
-    if points is not None and "keypoints_2d" in labels:
-        columns[:, 0] = (points - labels["keypoints_2d"]).norm(dim=-1).nanmean(-1) / size
+    columns[:, 0] = keypoint_errors(outputs.get("heatmap_keypoints"), labels, size)
+    mask = outputs.get("mask")
     if mask is not None and "mask" in labels:
         wanted = torch.nn.functional.adaptive_avg_pool2d(labels["mask"].float(), mask.shape[-1])
         known = ~wanted.isnan().flatten(1).any(1)
@@ -412,10 +431,10 @@ def map_errors(outputs: Any, labels: dict[str, Tensor], size: int) -> Tensor:
 
 def mean_errors(prediction: EvalPrediction) -> dict[str, float]:
     """Mean over the hands that have the label; what no hand has is left out."""
-    errors = np.asarray(prediction.predictions, np.float64).reshape(-1, len(METRICS + MAP_METRICS))
+    errors = np.asarray(prediction.predictions, np.float64).reshape(-1, len(ALL_METRICS))
     return {
         name: float(np.nanmean(column))
-        for name, column in zip(METRICS + MAP_METRICS, errors.T, strict=True)
+        for name, column in zip(ALL_METRICS, errors.T, strict=True)
         if np.isfinite(column).any()
     }
 

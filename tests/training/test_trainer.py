@@ -126,6 +126,19 @@ class TestMetrics:
         direct = outputs["joints"] - outputs["joints"][:, :1] - labels["joints"] + labels["joints"][:, :1]
         assert errors[0, 2] == pytest.approx(1000 * direct[0].norm(dim=-1).mean().item(), rel=1e-4)
 
+    def test_keypoints_alone_are_measured(self, tmp_path):
+        """With a folder of photos and keypoints a run showed losses alone, which say nothing in pixels."""
+        data = SyntheticHands(4, seed=1, size=32, negatives=0.0, labels=["keypoints_2d"])
+        trainer = make_trainer(tmp_path, data, eval_dataset=data)
+        metrics = trainer.evaluate()
+        batch = collate_hands(data.__getitems__(range(4)))
+        with torch.no_grad():
+            points = trainer.model.eval()(
+                pixel_values=batch["pixel_values"], intrinsics=batch["intrinsics"]
+            ).keypoints_2d
+        errors = (points - batch["labels"]["keypoints_2d"]).norm(dim=-1).mean() / 32
+        assert metrics["eval_mesh_2d"] == pytest.approx(errors.item(), rel=1e-4) and "eval_mpjpe" not in metrics
+
     def test_evaluation_is_of_the_average(self, tmp_path):
         data = SyntheticHands(8, seed=1, size=32, negatives=0.3)
         trainer = make_trainer(tmp_path, data, eval_dataset=data, ema_decay=0.9)
