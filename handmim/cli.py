@@ -7,6 +7,7 @@ Exit codes: 0 all is well, 1 something failed (one sentence on stderr says what)
 """
 
 import argparse
+import difflib
 import itertools
 import os
 import sys
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .synthesis_commands import add_commands as add_synthesis
     from .training.commands import add_commands as add_training
 
-    parser = argparse.ArgumentParser(prog="handmim", description="3D hand meshes from single pictures.")
+    parser = _Parser(prog="handmim", description="3D hand meshes from single pictures.")
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -151,6 +152,18 @@ def add_revision_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit hash of a model on the Hub (default: the newest)"
     )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses options that it does not know itself, with its own usage: the program's lists no option of a command."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1, 0.6)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return namespace, unknown
 
 
 class BoxesAction(argparse.Action):

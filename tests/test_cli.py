@@ -53,6 +53,22 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture) -> No
     assert code == 2 and "error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage", "hint"),
+    [(["predict", "x.jpg", "--formt", "obj"], "handmim predict", "--formt obj; did you mean --format?"),
+     (["data", "info", "rhd", ".", "--sheets=x.png"], "handmim data info", "did you mean --sheet?"),
+     (["info", "--qqq"], "handmim info", "--qqq\n")],
+)  # fmt: skip
+def test_the_command_itself_refuses_an_unknown_option(
+    arguments: list[str], usage: str, hint: str, capsys: pytest.CaptureFixture
+) -> None:
+    """The usage shown was the program's, which lists no option of a command."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(f"usage: {usage} ") and hint in error
+
+
 def test_one_image(predict, photo: Path, capsys: pytest.CaptureFixture) -> None:
     code, files = predict(photo, "--box", "10,10,60,60", "20,20,80,80", "--hand", "left", "--json")
     assert code == 0
