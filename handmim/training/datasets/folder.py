@@ -68,7 +68,7 @@ import numpy as np
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from .files import file_part, inside, read_mask, require
-from .folder_lines import FILE_FIELDS, HAND_MODEL_FIELDS, NO_LABEL, Line, read_lines
+from .folder_lines import FILE_FIELDS, HAND_MODEL_FIELDS, NO_LABEL, SPLITS, Line, label_files, read_lines
 from .label_checks import project_points
 from .sample import LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample, Part
 
@@ -98,16 +98,12 @@ class LabelledFolder(HandReader):
     name: ClassVar[str] = "folder"
     title: ClassVar[str] = "A folder of pictures and labels of one's own"
     homepage: ClassVar[str] = "see handmim/training/datasets/folder.py"
-    splits: ClassVar[tuple[str, ...]] = ("labels", "train", "val", "test")
+    splits: ClassVar[tuple[str, ...]] = SPLITS
 
     def __init__(self, root: str | Path, split: str | None = None, unlabelled: bool = False) -> None:
         super().__init__(root, split)
         self.unlabelled = unlabelled
         self.file = self.root / f"{self.split}.jsonl"
-        if not self.file.is_file():
-            others = [name for name in self.splits_in(self.root) if (self.root / f"{name}.jsonl").is_file()]
-            hint = f"; there is the split {' and '.join(others)}" if others else "; it holds one JSON object a line"
-            raise DataError(f"{self.file} is missing{hint}")
         self.hand_model = None
         self.notes: list[str] = []
         self._texts: list[tuple[str, ...]] = []  # id, and _TEXTS; "" is none
@@ -133,7 +129,7 @@ class LabelledFolder(HandReader):
 
     @classmethod
     def splits_in(cls, root: Path) -> list[str]:
-        return [name for name in cls.splits if (root / f"{name}.jsonl").is_file()] or [cls.splits[0]]
+        return label_files(root) or [cls.splits[0]]
 
     def _take(self, line: Line) -> None:
         """Keep a line."""

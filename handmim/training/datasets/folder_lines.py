@@ -25,6 +25,7 @@ except ImportError:
     _PARSER = None
 
 MAX_LINE_BYTES = 2**23  # twenty times a mesh of 1649 vertices
+SPLITS = ("labels", "train", "val", "test")  # label files, without .jsonl
 SIDES = ("left", "right")
 # Numbers, by their shape; a 0 is any length. Points may be null where they are not labelled.
 ARRAYS: dict[str, tuple[int, ...]] = {
@@ -91,6 +92,11 @@ class Line:
         self.faults.append(Fault(kind, name, message, serious))
 
 
+def label_files(folder: Path) -> list[str]:
+    """Which of `SPLITS` a folder holds."""
+    return [name for name in SPLITS if (folder / f"{name}.jsonl").is_file()]
+
+
 def read_lines(path: Path) -> Iterator[Line]:
     """The lines of a file, one at a time; blank ones are passed over.
 
@@ -107,7 +113,9 @@ def read_lines(path: Path) -> Iterator[Line]:
                 if data.strip(b" \t\r\n\xef\xbb\xbf"):
                     yield parse_line(data, number)
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; it holds one JSON object a line, one for each hand") from error
+        others = " and ".join(label_files(path.parent))
+        hint = f"there is the split {others}" if others else "it holds one JSON object a line, one for each hand"
+        raise DataError(f"{path} is missing; {hint}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 

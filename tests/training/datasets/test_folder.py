@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fabricate_datasets.folder import scenes_of_folder, write_folder, write_lines
 
+from handmim.cli import main
 from handmim.errors import DataError
 from handmim.hand_model import HandModel
 from handmim.training.datasets.folder import LabelledFolder
@@ -77,6 +78,13 @@ def test_further_hands_of_a_picture_are_numbered(tmp_path: Path) -> None:
     assert [sample.id for sample in reader] == ["first", "images/1.png", "images/1.png#2", "images/1.png#3"]
     with pytest.raises(DataError, match="there is the split train"):
         LabelledFolder(tmp_path / "data")
+
+
+def test_check_data_names_the_splits_there_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Who follows the README with train.jsonl and val.jsonl and forgets --split."""
+    write_lines(tmp_path / "data/val.jsonl", write_folder(tmp_path / "data", "train"))
+    assert main(["check-data", str(tmp_path / "data")]) == 1
+    assert "labels.jsonl is missing; there is the split train and val" in capsys.readouterr().err
 
 
 def test_splits_have_parts(tmp_path: Path) -> None:
