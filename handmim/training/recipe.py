@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -76,12 +77,18 @@ def _find(path: Path, folder: Path | None) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     known = ", ".join(recipe_names())
-    raise FileNotFoundError(f"no recipe {path}: give a file, or one of {known}")
+    raise FileNotFoundError(f"no recipe {did_you_mean(str(path), recipe_names())}: give a file, or one of {known}")
 
 
 def recipe_names() -> list[str]:
     """The recipes in the package; names with _ are what several of them share."""
     return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A name that is not known, with the nearest that is behind it if one is near."""
+    near = difflib.get_close_matches(name, known, 1, 0.7)
+    return f"{name} (did you mean {near[0]}?)" if near else name
 
 
 def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..atomic_files import atomic_file
 from ..errors import HandMIMError
 from ..memory_allocator import keep_freed_memory
 from .commands import add_run_options, roots_of
-from .recipe import RecipeError, apply_roots, apply_settings, expand_variables, load_recipe
+from .recipe import RecipeError, apply_roots, apply_settings, did_you_mean, expand_variables, load_recipe
 from .trainer import RunArguments, RunTrainer
 
 logger = logging.get_logger(__name__)
@@ -78,7 +78,8 @@ def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: 
     fields = {field.name for field in dataclasses.fields(kind) if field.init}
     unknown = section.keys() - fields - {"batch_size"}
     if unknown:
-        raise RecipeError(f"training has unknown fields {', '.join(sorted(unknown))}; see {kind.__name__}")
+        names = ", ".join(did_you_mean(name, sorted(fields | {"batch_size"})) for name in sorted(unknown))
+        raise RecipeError(f"training has unknown fields {names}; see {kind.__name__}")
     total = section.pop("batch_size", None)
     if total is not None:
         shares = int(os.environ.get("WORLD_SIZE", "1")) * int(section.get("gradient_accumulation_steps", 1))
