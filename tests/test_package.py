@@ -1,6 +1,7 @@
 """What the package promises as a whole: metadata, imports, what travels to the Hub, what is in the repository."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -175,6 +176,16 @@ def test_the_command_registers_for_its_model(command: Path, tiny_checkpoint: Pat
     options = ["--model", tiny_checkpoint, "--device", "cpu", "--out", photo.parent / "out", "--box", "9,9,60,60"]
     done = subprocess.run([sys.executable, command, "predict", photo, *options], capture_output=True, text=True)
     assert done.returncode == 0 and (photo.parent / "out" / "photo.json").is_file(), done.stderr
+
+
+def test_the_command_registers_for_the_start_of_a_run(command: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = {"name": "one-step", "model": {"checkpoint": str(tiny_checkpoint)}}
+    recipe["data"] = [{"name": "synthetic", "samples": 2}]
+    recipe["training"] = {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    arguments = ["finetune", tmp_path / "recipe.yaml", "--out", tmp_path / "run"]
+    done = subprocess.run([sys.executable, command, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "run" / "release").is_dir(), done.stderr
 
 
 def test_version_is_that_of_the_metadata() -> None:

@@ -103,8 +103,10 @@ def run_pretrain(args: argparse.Namespace) -> int:
 
 def run_finetune(args: argparse.Namespace) -> int:
     """`handmim finetune`."""
+    from .. import register
     from .finetuning import finetune, prepare_recipe
 
+    register()  # for the image processor of the checkpoint that a recipe may start from
     finetune(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
     print(f"wrote the trained model to {args.out / 'release'}")
     return 0

@@ -35,7 +35,7 @@ from handmim.training.data_sections import build_training_data, build_validation
 from handmim.training.datasets.items import collate_hands
 from handmim.training.recipe import RecipeError
 from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
-from handmim.training.starting_points import build_model
+from handmim.training.starting_points import build_model, starting_processor
 from handmim.training.trainer import AveragingTrainer, HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
 
 REQUIRED = ("model", "data", "training")
@@ -74,7 +74,7 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         train_dataset=data,
         eval_dataset=validation,
         data_collator=collate_hands,
-        processing_class=build_processor(model.config.image_size, release),
+        processing_class=build_processor(recipe["model"], model.config.image_size, release),
     )
     write_recipe(trainer, recipe, output_dir)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
@@ -87,20 +87,19 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
     return model
 
 
-def build_processor(image_size: int, release: dict[str, Any]) -> HandMIMImageProcessor:
+def build_processor(section: dict[str, Any], image_size: int, release: dict[str, Any]) -> HandMIMImageProcessor:
     """The image processor that is released with a model.
 
     Args:
+        section: `model` of the recipe: what goes on from a checkpoint keeps its box_scale.
         image_size: Side of the model's crops, pixels.
-        release: See `release_section`; perhaps with box_scale, the processor's.
+        release: See `release_section`; perhaps with another box_scale.
 
     Raises:
         RecipeError: A box scale that is no positive number.
     """
     size = {"height": image_size, "width": image_size}
-    if "box_scale" not in release:
-        return HandMIMImageProcessor(size=size)
-    scale = release["box_scale"]
+    scale = release.get("box_scale", starting_processor(section, image_size).box_scale)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise RecipeError(f"release.box_scale must be a positive number, got {scale!r}")
     return HandMIMImageProcessor(size=size, box_scale=float(scale))

@@ -19,13 +19,14 @@ from ..backbone_weights import WeightsError, load_backbone_weights
 from ..configuration_handmim import HandMIMConfig
 from ..configuration_hiu_dmtl import HIUDMTLConfig
 from ..efficientnet_weights import load_efficientnet
-from ..hand import checkpoint_source
+from ..hand import checkpoint_source, load_processor
 from ..hand_pretrained import HandPreTrainedModel
 from ..hub_errors import checkpoint_errors, commit_hash
+from ..image_processing_handmim import HandMIMImageProcessor
 from ..modeling_handmim import HandMIMForMeshEstimation
 from ..modeling_hiu_dmtl import HIUDMTLForHandUnderstanding
 from .freezing import freeze_blocks, freeze_other_parts, freeze_stem
-from .recipe import RecipeError
+from .recipe import RecipeError, did_you_mean
 
 logger = logging.get_logger(__name__)
 
@@ -137,6 +138,21 @@ def family_of(section: dict[str, Any]) -> str:
     return name or found or "handmim"
 
 
+def starting_processor(section: dict[str, Any], image_size: int) -> HandMIMImageProcessor:
+    """The image processor of the mesh model that `model` of a recipe goes on from; one of our own without.
+
+    Args:
+        section: As of `build_model`.
+        image_size: Of the crop that the network takes, pixels; the processor may have another.
+
+    Raises:
+        ModelError: The checkpoint cannot be had, or is damaged.
+    """
+    if section.get("checkpoint") is None:
+        return HandMIMImageProcessor(size=image_size)
+    return load_processor(checkpoint_source(section["checkpoint"]), image_size, **_hub_options(section))
+
+
 def _check_fields(section: dict[str, Any], family: Family) -> None:
     """Fields that the family has, and one start.
 
@@ -155,7 +171,7 @@ def _check_fields(section: dict[str, Any], family: Family) -> None:
     fields = {field.name for field in dataclasses.fields(family.config)}
     unknown = section.keys() - fields - {*STARTS, *OPTIONS}
     if unknown:
-        names = ", ".join(sorted(unknown))
+        names = ", ".join(did_you_mean(name, sorted({*fields, *STARTS, *OPTIONS})) for name in sorted(unknown))
         raise RecipeError(f"model has unknown fields {names}; {family.config.__name__} lists those there are")
 
 

@@ -6,11 +6,12 @@ import shutil
 import pytest
 import torch
 import yaml
-from transformers import Trainer
+from transformers import AutoImageProcessor, Trainer
 
 from handmim.cli import main
 from handmim.geometry import project
 from handmim.hand import EMBEDDED_CHECKPOINT
+from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
 from handmim.training.data_sections import build_validation_data
 from handmim.training.datasets.check import check_dataset
@@ -19,8 +20,9 @@ from handmim.training.datasets.items import collate_hands
 from handmim.training.datasets.registry import open_dataset
 from handmim.training.datasets.synthetic import SyntheticHands
 from handmim.training.ema import EMA_FILE
-from handmim.training.finetuning import finetune, prepare_recipe
+from handmim.training.finetuning import build_processor, finetune, prepare_recipe
 from handmim.training.recipe import RecipeError, load_recipe
+from handmim.training.runs import arguments_of
 from handmim.training.starting_points import build_model
 from handmim.training.trainer import HandMIMTrainingArguments, hand_errors
 
@@ -67,6 +69,15 @@ def test_release_loads_and_predicts(tmp_path, recipe):
     assert json.loads((tmp_path / "release" / "preprocessor_config.json").read_text())["box_scale"] == 1.35
 
 
+def test_the_processor_of_the_checkpoint_is_released():
+    """Its crops became 1.2 times the box for 1.1: fine-tuned for no step at all, it gave other hands."""
+    first = AutoImageProcessor.from_pretrained(EMBEDDED_CHECKPOINT)
+    section = {"checkpoint": EMBEDDED_CHECKPOINT.name}
+    assert build_processor(section, 128, {}).to_dict() == first.to_dict()
+    assert build_processor(section, 128, {"box_scale": 1.3}).box_scale == 1.3
+    assert build_processor({"size": "tiny"}, 128, {}).box_scale == HandMIMImageProcessor.box_scale
+
+
 def test_it_makes_no_difference_who_renders(tmp_path, recipe):
     runs = [finetune(recipe, tmp_path / place, render_hands=place).state_dict() for place in ("worker", "device")]
     assert all(torch.equal(one, other) for one, other in zip(*(run.values() for run in runs), strict=True))
@@ -100,8 +111,14 @@ def test_packaged_recipes_build_their_model():
 
 
 def test_bad_recipes_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="handmim-tiny-open"):
+    with pytest.raises(FileNotFoundError, match="no recipe no-such-recipe: .*handmim-tiny-open"):
         load_recipe("no-such-recipe")
+    with pytest.raises(FileNotFoundError, match="example-newhand .did you mean example-new-hand"):
+        load_recipe("example-newhand")
+    with pytest.raises(RecipeError, match="max_stps .did you mean max_steps"):
+        arguments_of(HandMIMTrainingArguments, {"max_stps": 4}, tmp_path)
+    with pytest.raises(RecipeError, match="hidden_sise .did you mean hidden_size"):
+        build_model(SMALL | {"hidden_sise": 4}, seed=0)
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump({"model": {}, "data": {}, "training": {}, "typo": 1}))
     with pytest.raises(RecipeError, match="wrong.yaml.*typo"):

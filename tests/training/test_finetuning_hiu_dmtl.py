@@ -213,7 +213,7 @@ class TestFamilies:
         self.refused("model has size, which hiu-dmtl has not", family="hiu-dmtl", size="tiny")
         self.refused("model.timm is for stem: efficientnet, not for convolutions", **SMALL, timm="x.pth")
         self.refused("model.frozen_stem must be a number from 0 to 0 with this stem", **SMALL, frozen_stem=1)
-        self.refused("unknown fields stacks; HIUDMTLConfig", **SMALL, stacks=3)
+        self.refused("unknown fields stacks .did you mean num_stacks.*; HIUDMTLConfig", **SMALL, stacks=3)
         self.refused("multiple of 16", **SMALL | {"image_size": 60})
         self.refused("is of the family handmim", family="hiu-dmtl", checkpoint=str(EMBEDDED_CHECKPOINT))
         self.refused("one of size, checkpoint, pretrained", hand_model="open")
