@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,6 +198,10 @@ class HandMIM:
 
     def __init__(self, pipeline: HandMeshPipeline) -> None:
         self.pipeline = pipeline
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return f"HandMIM({config.name_or_path!r}, {config.model_type}, {config.image_size} px, {self.pipeline.device})"
 
     @classmethod
     def from_pretrained(
@@ -407,7 +412,7 @@ def _load_config(source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> tuple
 
 
 def load_processor(source: str | os.PathLike, image_size: int, **hub_kwargs: Any) -> Any:
-    """A checkpoint's image processor; one of our own for a folder that a Trainer wrote without.
+    """A checkpoint's image processor; one of our own, and a warning, for a folder that a Trainer wrote without.
 
     Args:
         source: Hub id or folder.
@@ -419,7 +424,13 @@ def load_processor(source: str | os.PathLike, image_size: int, **hub_kwargs: Any
     """
     with checkpoint_errors(source, **hub_kwargs):
         if not any(has_file(source, name, **hub_kwargs) for name in PROCESSOR_FILES):
-            return HandMIMImageProcessor(size=image_size)
+            processor = HandMIMImageProcessor(size=image_size)
+            warnings.warn(
+                f"{source} has no {PROCESSOR_FILES[0]}: crops are taken {processor.box_scale} times as large as the "
+                "boxes, which may be other than in its training",
+                stacklevel=2,
+            )
+            return processor
         return AutoImageProcessor.from_pretrained(source, **hub_kwargs)
 
 

@@ -179,8 +179,14 @@ def test_fast_layers_save_plain_weights(tiny_checkpoint: Path, model: HandMIM, t
 def test_a_folder_without_a_processor(tiny_checkpoint: Path, model: HandMIM, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
-    again = HandMIM.from_pretrained(tmp_path, device="cpu")
+    with pytest.warns(UserWarning, match=r"has no preprocessor_config\.json: crops are taken 1\.2 times as large"):
+        again = HandMIM.from_pretrained(tmp_path, device="cpu")
     assert again.image_processor.size == model.image_processor.size
+
+
+def test_a_model_says_what_it_is(tiny_checkpoint: Path, model: HandMIM) -> None:
+    size = model.model.config.image_size
+    assert repr(model) == f"HandMIM({str(tiny_checkpoint)!r}, handmim, {size} px, cpu)"
 
 
 def test_a_processor_that_cannot_be_read_is_not_replaced(tiny_checkpoint: Path, tmp_path: Path) -> None:
