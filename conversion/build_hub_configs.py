@@ -28,6 +28,7 @@ from handmim.configuration_hiu_dmtl import HIUDMTLConfig
 from handmim.configuration_pretraining_handmim import HandMIMPreTrainingConfig
 from handmim.image_processing_hand_detector import HandDetectorImageProcessor
 from handmim.image_processing_handmim import HandMIMImageProcessor
+from handmim.training.detector import START_LAYERS
 from handmim.training.recipe import load_recipe, recipe_names
 from handmim.training.starting_points import HIU_DMTL, OPTIONS, STARTS
 from handmim.zoo import TABLE, ZooEntry
@@ -80,10 +81,9 @@ def definitions() -> list[Definition]:
     name = "hiu-dmtl-tiny-open"
     found.append(Definition(name, "HIUDMTLForHandUnderstanding", recipe_config(name), FREE, name))
     name = "hand-detector-tiny-open"
-    last = f"{name}-people"
-    section = load_recipe(last)["detector"]
-    detector = HandDetectorConfig(**{key: value for key, value in section.items() if key != "checkpoint"})
-    found.append(Definition(name, DETECTOR, detector, FREE, last))
+    section = load_recipe(name)["detector"]
+    fields = {key: value for key, value in section.items() if key not in ("checkpoint", *START_LAYERS)}
+    found.append(Definition(name, DETECTOR, HandDetectorConfig(**fields), FREE, name))
     return found
 
 

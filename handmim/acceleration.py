@@ -5,16 +5,18 @@ every processor's peak (AMD's in particular). oneDNN, which PyTorch carries, can
 and append the GELU to the product. `optimize_for_inference` switches a model's linear layers to those kernels. In
 float32, the default, only the order of summation differs (1e-5 at most in features of order one). With
 `matmul_dtype=torch.bfloat16` the products (not the residual stream, norms, heads or the hand model) are in bfloat16
-with float32 accumulation, where the processor has instructions for it.
+with float32 accumulation, where the processor has instructions for it. `fold_norms` is for convolutions.
 """
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 from timm.layers import Attention, Mlp
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class PackedLinear(nn.Linear):
@@ -151,6 +153,28 @@ def restore_plain_layers(model: nn.Module) -> nn.Module:
             for name in ("matmul_dtype", "fused_gelu", "keep_dtype", "_packed", "_packed_bias", "_packed_from"):
                 module.__dict__.pop(name, None)
             module.__class__ = nn.Linear
+    return model
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """Let convolutions do what the batch norms behind them do, in place: a fifth faster on a CPU.
+
+    What comes of it computes the same up to rounding, and is for that alone: it has other weights than its file, and
+    nothing left to train.
+
+    Args:
+        model: In evaluation; a batch norm that its parent holds right behind a convolution normalises what that gives.
+
+    Returns:
+        `model` itself.
+    """
+    for parent in list(model.modules()):
+        for (name, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                folded = fuse_conv_bn_eval(layer, norm)
+                folded.__class__ = layer.__class__
+                setattr(parent, name, folded)
+                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms hold an activation
     return model
 
 

@@ -16,17 +16,15 @@ DEFAULT_LOSS_WEIGHTS: dict[str, float] = {"centre": 1.0, "box": 5.0, "side": 0.5
 class HandDetectorConfig(PreTrainedConfig):
     """Configuration of [`HandDetectorForObjectDetection`].
 
-    A small residual network (He et al., CVPR 2016) with a feature pyramid (Lin et al., CVPR 2017) whose finest map says
-    for each cell whether a hand is centred there (CenterNet: Zhou et al., "Objects as Points", arXiv 1904.07850), how
-    far its box reaches (FCOS: Tian et al., ICCV 2019) and which hand it is. Sizes are ours: two CPU cores should see
-    many pictures a second.
+    EfficientNet-Lite0 up to stride 32 (`efficientnet`; it can start from what it learned on ImageNet), with a feature
+    pyramid (Lin et al., CVPR 2017) whose finest map says for each cell whether a hand is centred there (CenterNet: Zhou
+    et al., "Objects as Points", arXiv 1904.07850), how far its box reaches (FCOS: Tian et al., ICCV 2019) and which
+    hand it is. Sizes are ours: two CPU cores should see many pictures a second.
 
     Args:
         format_version: Of config.json; a newer one than this package knows is refused (`config_format`).
         image_size: Side of the square input in pixels, a multiple of 32: the longer side of a photo.
         num_channels: Channels of the input, RGB.
-        widths: Channels after the strides 2, 4, 8, 16, 32.
-        depths: Residual blocks at the strides 4, 8, 16, 32.
         neck_width: Channels of the pyramid.
         box_unit: A box side that the network predicts as 0, in pixels of the input (between the smallest and the
             largest hand: distances are predicted as logarithms).
@@ -43,9 +41,7 @@ class HandDetectorConfig(PreTrainedConfig):
     format_version: int = FORMAT_VERSION
     image_size: int = 192
     num_channels: int = 3
-    widths: list[int] | tuple[int, ...] = (16, 24, 48, 96, 128)
-    depths: list[int] | tuple[int, ...] = (1, 2, 2, 2)
-    neck_width: int = 48
+    neck_width: int = 64
     box_unit: float | int = 24.0
     score_prior: float | int = 0.005
     initializer_range: float | int = 0.01
@@ -80,11 +76,8 @@ class HandDetectorConfig(PreTrainedConfig):
         """Checks that the numbers fit together."""
         if self.image_size < 32 or self.image_size % 32:
             raise ValueError(f"image_size must be a multiple of 32, got {self.image_size}")
-        if len(self.widths) != 5 or len(self.depths) != 4 or min(*self.widths, *self.depths, self.neck_width) < 1:
-            raise ValueError(
-                "widths must be five and depths four numbers of at least 1, and neck_width at least 1, got "
-                f"{tuple(self.widths)}, {tuple(self.depths)}, {self.neck_width}"
-            )
+        if self.neck_width < 1:
+            raise ValueError(f"neck_width must be at least 1, got {self.neck_width}")
         if not 0 < self.score_prior < 1 or self.box_unit <= 0:
             raise ValueError(
                 f"score_prior must be in (0, 1) and box_unit above 0, got {self.score_prior}, {self.box_unit}"

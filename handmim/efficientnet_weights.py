@@ -74,7 +74,7 @@ def layer_name(name: str) -> str | None:
         block = number - (0, *ends)[stage]
         parts = BLOCK if stage else FIRST_BLOCK
         part = f"{parts.get(match[2], match[2])}.{match[3]}"
-    elif match := re.fullmatch(r"(?:backbone\.)?(?:(?:encoder\.)?patch_embed|stem)\.layers\.(.+)", name):
+    elif match := re.fullmatch(r"(?:backbone\.)?(?:(?:encoder\.)?patch_embed\.|stem\.)?layers\.(.+)", name):
         return match[1]
     else:
         return None

@@ -1,5 +1,7 @@
 """Layers of HIU-DMTL: stem, encoder, decoders, task attention, regressor (sections 3.1 and 3.2 of the paper)."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -7,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_hiu_dmtl import HIUDMTLConfig
-from .efficientnet import STEM_STAGES, WIDTHS, efficientnet_layers
 from .hand_state import STATE_SIZE, Correction
-from .layers_pyramid import Pyramid
+from .layers_pyramid import EfficientNetPyramid
 from .targets_hiu_dmtl import BONES, mean_fields
 
 # Cells of the regressor's last map, a side: some of where things are must survive the pooling.
@@ -57,31 +58,11 @@ class ConvolutionStem(nn.Sequential):
         return super().forward(pixel_values)
 
 
-class EfficientNetStem(nn.Module):
-    """EfficientNet-Lite0 up to stride 16, its maps of strides 4, 8 and 16 brought together. Ours.
-
-    Args:
-        in_channels: Channels of the input.
-        width: Channels C of the output.
-    """
-
-    def __init__(self, in_channels: int, width: int) -> None:
-        super().__init__()
-        self.layers = efficientnet_layers(in_channels, STEM_STAGES)
-        self.pyramid = Pyramid(tuple(WIDTHS[stage] for stage in PYRAMID_STAGES), width)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, C, S / 4, S / 4)."""
-        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
-        for stage, layer in enumerate(self.layers):
-            x = layer(x)
-            if stage in PYRAMID_STAGES:
-                maps.append(x)
-        return self.pyramid(maps)
-
-
 # By `HIUDMTLConfig.stem`.
-STEMS: dict[str, type[nn.Module]] = {"convolutions": ConvolutionStem, "efficientnet": EfficientNetStem}
+STEMS: dict[str, Callable[[int, int], nn.Module]] = {
+    "convolutions": ConvolutionStem,
+    "efficientnet": partial(EfficientNetPyramid, stages=PYRAMID_STAGES),
+}
 
 
 class Hourglass(nn.Module):

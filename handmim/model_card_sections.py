@@ -124,7 +124,7 @@ def facts_table(facts: CardFacts) -> str:
 def network(config: Mapping[str, Any]) -> str:
     """The network in a few words."""
     if kind(config) == "detector":
-        return f"residual network with a feature pyramid; whole photos, {config.get('image_size', '?')} px"
+        return f"EfficientNet-Lite0 with a feature pyramid; whole photos, {config.get('image_size', '?')} px"
     crop = f"{config.get('image_size', '?')} px crops, the hand a right one (left hands are mirrored)"
     stem = STEMS.get(config.get("stem"))
     if config["model_type"] == "hiu_dmtl":

@@ -102,13 +102,14 @@ class OpenHandDetector:
     @cached_property
     def _network(self) -> tuple[Any, Any]:
         """Model and image processor."""
+        from .acceleration import fold_norms
         from .hub_errors import checkpoint_errors
         from .image_processing_hand_detector import HandDetectorImageProcessor
         from .modeling_hand_detector import HandDetectorForObjectDetection
 
         with checkpoint_errors(self.source):
             model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
-            return model, HandDetectorImageProcessor.from_pretrained(self.source)
+            return fold_norms(model), HandDetectorImageProcessor.from_pretrained(self.source)
 
     @cached_property
     def _coarse_processor(self) -> Any:

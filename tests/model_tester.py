@@ -142,6 +142,8 @@ class ModelTests:
             gradients.append({name: parameter.grad for name, parameter in trainable(candidate).items()})
             assert calls == expected_calls
         self.assert_same(*gradients, tolerance=1e-6)
+        averages = [dict(candidate.named_buffers()) for candidate in (model, other)]
+        self.assert_same(*averages, tolerance=1e-6)  # of batch norms, which move once
 
     # -- saving and loading
 

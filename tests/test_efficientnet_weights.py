@@ -72,7 +72,7 @@ def test_layers_compute_what_the_network_does(tmp_path, network, names, stages):
         assert torch.equal(layers(pixels), network.blocks[:stages](network.bn1(network.conv_stem(pixels))))
 
 
-@pytest.mark.parametrize("prefix", ["backbone.encoder.patch_embed", "patch_embed", "backbone.stem", "stem"])
+@pytest.mark.parametrize("prefix", ["backbone.encoder.patch_embed", "patch_embed", "backbone.stem", "stem", "backbone"])
 def test_a_checkpoints_stem_is_found(prefix):
     assert layer_name(f"{prefix}.layers.2.0.conv_pw.weight") == "2.0.conv_pw.weight"
 

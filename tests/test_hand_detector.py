@@ -1,5 +1,6 @@
 """The hand detector: a transformers model, boxes in the photo's pixels, and its way through the front door."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
+from handmim.acceleration import fold_norms
 from handmim.configuration_hand_detector import LABELS, HandDetectorConfig
 from handmim.detection import available_detectors, resolve_detector
 from handmim.errors import InputError, ModelError
@@ -24,13 +26,13 @@ from handmim.losses_detection import cell_centres
 from handmim.modeling_hand_detector import HandDetectorForObjectDetection, HandDetectorOutput
 from handmim.open_detector import OpenHandDetector, is_open_detector
 
-SMALL = {"image_size": 64, "widths": (4, 8, 8, 8, 8), "depths": (1, 1, 1, 1), "neck_width": 8}
+SMALL = {"image_size": 64, "neck_width": 8}
 
 
 class TestModel(ModelTests):
     model_class = HandDetectorForObjectDetection
     output_names = ("logits", "pred_boxes", "side_logits")
-    checkpointed_module = "stages.1.1.first"
+    checkpointed_module = "backbone.layers.2.0.conv_pw"
     bfloat16_tolerance = 1.0  # pixels
 
     def make_config(self) -> HandDetectorConfig:
@@ -80,8 +82,7 @@ def answer(boxes: list, scores: list[float], right: list[float], side: int = 8) 
     ("field", "value"),
     [
         ("image_size", 100),
-        ("widths", (4, 8)),
-        ("depths", (1, 1, 1, 0)),
+        ("neck_width", 0),
         ("score_prior", 0),
         ("box_unit", 0),
         ("loss_weights", {"sides": 1.0}),
@@ -126,6 +127,19 @@ def test_missing_weights_start_as_in_a_new_network(folder: Path, tmp_path: Path)
     torch.testing.assert_close(loaded.hands[1].bias[:1].sigmoid(), torch.tensor([0.005]))
     assert loaded.hands[1].bias[1:].abs().max() == 0
     assert torch.equal(loaded.side[1].weight, model.side[1].weight)
+
+
+def test_norms_fold_into_convolutions():
+    model, picture = small_detector().train(), torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        for _ in range(3):  # norms that do something
+            model(picture)
+        expected = model.eval()(picture)
+        folded = fold_norms(copy.deepcopy(model))
+        found = folded(picture)
+    for name in ("logits", "pred_boxes", "side_logits"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
 
 
 def test_it_learns_a_picture_by_heart():

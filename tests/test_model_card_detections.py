@@ -26,7 +26,7 @@ FIGURES = {
 @pytest.fixture()
 def weights(tmp_path: Path) -> Path:
     """A checkpoint with random weights, and its figures beside it."""
-    small = HandDetectorConfig(image_size=64, widths=(4, 8, 8, 8, 8), depths=(1, 1, 1, 1), neck_width=8)
+    small = HandDetectorConfig(image_size=64, neck_width=8)
     folder = tmp_path / "my-detector"
     torch.manual_seed(0)
     HandDetectorForObjectDetection(small).save_pretrained(folder)

@@ -106,18 +106,6 @@ def test_any_subset_of_tasks_trains_all_its_parameters(tasks: tuple[str, ...], m
     assert (output.vertices is not None) == mesh
 
 
-def test_gradient_checkpointing_moves_running_averages_once() -> None:
-    plain, other = make().train(), make().train()
-    enable = getattr(other, "activation_checkpointing_enable", None) or other.gradient_checkpointing_enable
-    enable()
-    inputs = synthetic()
-    for model in (plain, other):
-        model(**inputs).loss.backward()
-    for (name, expected), found in zip(plain.named_buffers(), other.buffers(), strict=True):
-        torch.testing.assert_close(found, expected, msg=name)
-    assert {module.momentum for module in other.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
-
-
 def test_the_cost_of_1_2_and_4_stacks_is_similar() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

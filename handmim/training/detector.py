@@ -3,8 +3,8 @@
 A recipe is one YAML file, one published checkpoint::
 
     name: hand-detector-tiny-open
-    detector: {image_size: 192}                        # fields of HandDetectorConfig, or checkpoint: FOLDER
-    scenes: {samples: 1000000, size: 192, seed: 1, ...}  # see build_scenes
+    detector: {image_size: 384, timm: FILE}            # see build_detector
+    scenes: {samples: 1000000, size: 384, seed: 1, ...}  # see build_scenes
     photos:                                            # any data set of `handmim data list`, whole pictures of it
       - {name: folder, root: "${HANDS}/phone_gestures", split: train, weight: 2}
     training: {per_device_train_batch_size: 32, ...}   # fields of HandMIMTrainingArguments
@@ -25,7 +25,9 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from handmim.backbone_weights import WeightsError
 from handmim.configuration_hand_detector import HandDetectorConfig
+from handmim.efficientnet import STEM_STAGES
 from handmim.hub_errors import checkpoint_errors
 from handmim.image_processing_hand_detector import HandDetectorImageProcessor
 from handmim.images import IMAGE_SUFFIXES
@@ -36,10 +38,13 @@ from handmim.training.datasets.registry import open_dataset
 from handmim.training.finetuning import save_release
 from handmim.training.recipe import RecipeError
 from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
+from handmim.training.starting_points import load_efficientnet_start
 from handmim.training.trainer import AveragingTrainer, HandMIMTrainingArguments, last_checkpoint
 
 REQUIRED = ("detector", "scenes", "training")
 OPTIONAL = ("photos", "release")
+# Weights that a new detector may start from, and of how many of its layers; later ones replace earlier ones.
+START_LAYERS = {"timm": None, "stem": 1 + STEM_STAGES}
 
 
 # A recipe of this kind with this machine's folders and this run's changes in it; arguments as of `read_recipe`.
@@ -98,26 +103,38 @@ def build_detector(section: Mapping[str, Any], seed: int) -> HandDetectorForObje
     """A new detector, or one to go on from.
 
     Args:
-        section: `detector` of the recipe: fields of `HandDetectorConfig`, and perhaps `checkpoint`, folder or Hub name.
+        section: `detector` of the recipe: fields of `HandDetectorConfig`, and perhaps `checkpoint`, folder or Hub name
+            of a detector; or, for a new one, `timm`, weights of EfficientNet-Lite0, and `stem`, those of its layers up
+            to stride 16, which replace the former (`load_efficientnet_start`).
         seed: Of new weights, which depend on nothing else.
 
     Raises:
         RecipeError: An unknown field or an impossible value.
         ModelError: The checkpoint cannot be had, or is damaged.
     """
-    fields = dict(section)
+    fields = {name: value for name, value in section.items() if value is not None}
     checkpoint = fields.pop("checkpoint", None)
+    weights = {name: fields.pop(name) for name in START_LAYERS if name in fields}
     torch.manual_seed(seed)
     if checkpoint is not None:
+        if weights:
+            names = ", ".join(f"detector.{name}" for name in weights)
+            raise RecipeError(f"{names} is for a new detector, not for one with the checkpoint {checkpoint}")
         with checkpoint_errors(checkpoint):
             return HandDetectorForObjectDetection.from_pretrained(checkpoint, **fields)
     unknown = fields.keys() - HandDetectorConfig().to_dict().keys()
     if unknown:
         raise RecipeError(f"detector has unknown fields {', '.join(sorted(unknown))}; see HandDetectorConfig")
     try:
-        return HandDetectorForObjectDetection(HandDetectorConfig(**fields))
+        model = HandDetectorForObjectDetection(HandDetectorConfig(**fields))
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise RecipeError(f"detector: {' '.join(str(error).split())}") from error
+    for name, source in weights.items():
+        try:
+            load_efficientnet_start(model.backbone.layers[: START_LAYERS[name]], source)
+        except WeightsError as error:
+            raise RecipeError(f"detector.{name}: {error}") from error
+    return model
 
 
 def build_scenes(section: Mapping[str, Any], photos: Sequence[Mapping[str, Any]]) -> HandScenes:

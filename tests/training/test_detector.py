@@ -5,15 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from handmim.cli import main
 from handmim.detection import resolve_detector
+from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.image_processing_hand_detector import HandDetectorImageProcessor
+from handmim.modeling_handmim import HandMIMForMeshEstimation
 from handmim.training.datasets.hand_scenes import HandScenes
-from handmim.training.detector import build_scenes, prepare_recipe, train_detector
+from handmim.training.detector import build_detector, build_scenes, prepare_recipe, train_detector
 from handmim.training.ema import EMA_FILE
 from handmim.training.recipe import RecipeError
 
@@ -35,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 def recipe(photos: Path) -> dict:
     return {
         "name": "small",
-        "detector": {"image_size": 96, "widths": [4, 8, 8, 8, 8], "depths": [1, 1, 1, 1], "neck_width": 8},
+        "detector": {"image_size": 96, "neck_width": 8},
         "scenes": {"samples": 64, "size": 96, "seed": 3, "background_photos": str(photos / "rooms")},
         "photos": [
             {"name": "folder", "root": str(photos / "hands"), "split": "train", "weight": 2},
@@ -63,7 +66,7 @@ def test_resume_is_exact_and_the_release_detects(tmp_path: Path, recipe: dict):
     averages = [tmp_path / run / "checkpoint-4" / EMA_FILE for run in ("whole", "parts")]
     assert averages[0].read_bytes() == averages[1].read_bytes()
     release = tmp_path / "whole" / "release"
-    assert load_file(release / "model.safetensors")["stem.0.0.weight"].dtype == torch.float16
+    assert load_file(release / "model.safetensors")["backbone.layers.0.0.weight"].dtype == torch.float16
     assert HandDetectorImageProcessor.from_pretrained(release).coarse_size == 32
     assert resolve_detector(release).detect(torch.zeros(40, 60, 3, dtype=torch.uint8).numpy()) == []
     assert (tmp_path / "whole" / "recipe.yaml").is_file()
@@ -76,6 +79,19 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path, recipe: dict):
     assert model.config.neck_width == 8
 
 
+def test_weights_of_efficientnet_start_a_detector(tmp_path: Path, recipe: dict):
+    source = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    save_file(source.state_dict(), tmp_path / "lite0.safetensors")
+    model = build_detector(recipe["detector"] | {"timm": str(tmp_path / "lite0.safetensors")}, seed=0)
+    assert torch.equal(model.backbone.layers[6][3].conv_pwl.weight, source.blocks[5][3].conv_pwl.weight)
+    model.save_pretrained(tmp_path / "detector")
+    again = build_detector({"timm": str(tmp_path / "detector"), "stem": "handmim-tiny-open"}, seed=1)
+    assert torch.equal(again.backbone.layers[6][3].conv_pwl.weight, source.blocks[5][3].conv_pwl.weight)
+    stem = HandMIMForMeshEstimation.from_pretrained(EMBEDDED_CHECKPOINT, dtype="float32").stem_layers
+    ours = again.backbone.layers[: len(stem)]
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), stem.parameters(), strict=True))
+
+
 def test_the_command_trains(tmp_path: Path, capsys: pytest.CaptureFixture, photos: Path, monkeypatch):
     monkeypatch.setenv("BACKGROUND_PHOTOS", str(photos / "rooms"))
     monkeypatch.setenv("HANDS", str(photos))
@@ -83,12 +99,13 @@ def test_the_command_trains(tmp_path: Path, capsys: pytest.CaptureFixture, photo
         shutil.copytree(photos / "hands", photos / part)
     small = [
         "detector.image_size=96",
+        "detector.timm=null",
         "scenes.size=96",
         "training.max_steps=1",
         "training.per_device_train_batch_size=2",
     ]
     options = [word for setting in small for word in ("--set", setting)]
-    assert main(["train-detector", "hand-detector-tiny-open", "--out", str(tmp_path / "run"), *options]) == 0
+    assert main(["train-detector", "hand-detector-tiny-open-first", "--out", str(tmp_path / "run"), *options]) == 0
     assert "wrote the trained detector to" in capsys.readouterr().out
     assert (tmp_path / "run" / "release" / "preprocessor_config.json").is_file()
 
@@ -97,6 +114,8 @@ def test_the_command_trains(tmp_path: Path, capsys: pytest.CaptureFixture, photo
     ("change", "problem"),
     [
         ({"detector": {"width": 3}}, "detector has unknown fields width"),
+        ({"detector": {"timm": "nowhere.pth"}}, "detector.timm: no file nowhere.pth"),
+        ({"detector": {"timm": "a.pth", "checkpoint": "b"}}, "detector.timm is for a new detector"),
         ({"detector": {"image_size": 50}}, "detector: .*multiple of 32"),
         ({"release": {"coarse_size": 100}}, "release.coarse_size must be a multiple of 32, got 100"),
         ({"release": {"coarse_size": True}}, "release.coarse_size must be a multiple of 32, got True"),
