@@ -51,10 +51,24 @@ def whole_box(image: np.ndarray) -> np.ndarray:
 
 def overlap_of(box: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two boxes (4,)."""
-    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    shared = float(np.prod(sides.clip(min=0)))
-    union = float(np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2])) - shared
+    shared = _shared_area(box, other)
+    union = _area(box) + _area(other) - shared
     return shared / union if union > 0 else 0.0
+
+
+def held_part(box: np.ndarray, other: np.ndarray) -> float:
+    """How much of the smaller of two boxes (4,) the other one holds, of its area."""
+    smaller = min(_area(box), _area(other))
+    return _shared_area(box, other) / smaller if smaller > 0 else 0.0
+
+
+def _area(box: np.ndarray) -> float:
+    return float(np.prod(box[2:] - box[:2]))
+
+
+def _shared_area(box: np.ndarray, other: np.ndarray) -> float:
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+    return float(np.prod(sides.clip(min=0)))
 
 
 def without_duplicates(detections: list[Detection], overlap: float) -> list[Detection]:

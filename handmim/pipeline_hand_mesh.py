@@ -20,7 +20,7 @@ from transformers import BatchFeature, Pipeline
 
 from .detection import HandDetector, resolve_detector
 from .errors import InputError, ModelError
-from .hand_boxes import JOINT_MARGIN, box_around, clip_box, overlap_of
+from .hand_boxes import JOINT_MARGIN, box_around, clip_box, held_part, overlap_of
 from .hand_maps import map_names
 from .image_processing_handmim import (
     HandRequest,
@@ -40,8 +40,9 @@ MAX_CROPS = 64
 # Two halvings are enough for a hand that fills a third of the picture.
 REFINEMENTS = 2
 MIN_REFINED_PART = 0.5
-# Two hands of one side whose boxes share more of their union than this are one.
-SAME_HAND = 0.6
+# Two hands of one side are one if their boxes share more than the first of their union, or if one box holds more than
+# the second of the other: a part of a hand was taken for a hand as well.
+SAME_HAND, PART_OF_HAND = 0.6, 0.9
 RESULT_NAMES = (
     "vertices", "joints", "keypoints_2d", "global_orient", "hand_pose", "betas", "translation", "score_logits"
 )  # fmt: skip
@@ -339,14 +340,18 @@ def better(early: dict[str, Any], late: dict[str, Any]) -> dict[str, Any]:
 def distinct(hands: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A picture's hands, each once: boxes that lay apart may lead to one hand.
 
-    Of two of the same side whose joints lie in boxes that share more than `SAME_HAND` of their union the one with the
+    Of two of the same side whose joints' boxes are those of one hand (`SAME_HAND`, `PART_OF_HAND`) the one with the
     higher score stays; without scores the one that the detector is surer of.
     """
+
+    def are_one(box: np.ndarray, other: np.ndarray) -> bool:
+        return overlap_of(box, other) > SAME_HAND or held_part(box, other) > PART_OF_HAND
+
     boxes = [box_around(hand["keypoints_2d"].astype(np.float64)) for hand in hands]
     kept: list[int] = []
     for row in sorted(range(len(hands)), key=lambda row: -(hands[row]["score"] or 0.0)):
         same = (other for other in kept if hands[other]["handedness"] == hands[row]["handedness"])
-        if not any(overlap_of(boxes[row], boxes[other]) > SAME_HAND for other in same):
+        if not any(are_one(boxes[row], boxes[other]) for other in same):
             kept.append(row)
     return [hands[row] for row in sorted(kept)]
 

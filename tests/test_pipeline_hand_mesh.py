@@ -289,6 +289,9 @@ def test_a_hand_is_given_once() -> None:
     assert distinct(unscored) == [unscored[0], *unscored[2:]] and distinct([]) == []
     lost = [hand | {"keypoints_2d": points * np.nan} for hand in hands[:2]]
     assert distinct(lost) == lost
+    part = hands[1] | {"score": 0.5, "keypoints_2d": moved * 0.6 + 20}  # of a hand, in a box a third as large
+    other = part | {"handedness": "left"}
+    assert distinct([hands[1], part]) == [hands[1]] and distinct([hands[1], other]) == [hands[1], other]
 
     class Twice:
         name, refine = "twice", False
