@@ -155,6 +155,14 @@ def quiet_loaders(args: argparse.Namespace) -> None:
 
     if not args.debug:
         logging.set_verbosity_error()
+    hide_loaders_bars(args)
+
+
+def hide_loaders_bars(args: argparse.Namespace) -> None:
+    """The bars alone, for a run whose warnings matter and which has a bar of its own."""
+    from transformers.utils import logging
+
+    if not args.debug:
         logging.disable_progress_bar()
 
 

@@ -94,8 +94,10 @@ def roots_of(args: argparse.Namespace) -> dict[str, str]:
 
 def run_pretrain(args: argparse.Namespace) -> int:
     """`handmim pretrain`."""
+    from ..commands import hide_loaders_bars
     from .pretraining import prepare_recipe, pretrain
 
+    hide_loaders_bars(args)
     pretrain(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
     print(f"wrote the pre-trained backbone to {args.out / 'release'}")
     return 0
@@ -104,8 +106,10 @@ def run_pretrain(args: argparse.Namespace) -> int:
 def run_finetune(args: argparse.Namespace) -> int:
     """`handmim finetune`."""
     from .. import register
+    from ..commands import hide_loaders_bars
     from .finetuning import finetune, prepare_recipe
 
+    hide_loaders_bars(args)
     register()  # for the image processor of the checkpoint that a recipe may start from
     finetune(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
     print(f"wrote the trained model to {args.out / 'release'}")
@@ -114,8 +118,10 @@ def run_finetune(args: argparse.Namespace) -> int:
 
 def run_train_detector(args: argparse.Namespace) -> int:
     """`handmim train-detector`."""
+    from ..commands import hide_loaders_bars
     from .detector import prepare_recipe, train_detector
 
+    hide_loaders_bars(args)
     train_detector(prepare_recipe(args.recipe, roots_of(args), args.settings), args.out)
     print(f"wrote the trained detector to {args.out / 'release'}")
     return 0
