@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import DEFAULT_CHECKPOINT
 from .cli import complain, one_sentence, package_version
 from .errors import HandMIMError, ImageError, InputError, ModelError
 from .images import LoadedImage, list_images, load_image
@@ -210,7 +211,7 @@ def _described(detector: "HandDetector") -> str:
 
 def model_name(args: argparse.Namespace) -> str:
     """The checkpoint as the user named it."""
-    return args.model or "handmim-tiny-open"
+    return args.model or DEFAULT_CHECKPOINT
 
 
 def _read(items: list[Item]) -> int:

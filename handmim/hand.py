@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from . import DEFAULT_CHECKPOINT
 from .atomic_files import atomic_file
 from .detection import HandDetector
 from .errors import InputError, ModelError
@@ -24,7 +25,7 @@ from .open_detector import EMBEDDED_DETECTOR
 from .pipeline_hand_mesh import HandMeshPipeline
 
 ASSETS = Path(__file__).parent / "assets"
-EMBEDDED_CHECKPOINT = ASSETS / "handmim-tiny-open"
+EMBEDDED_CHECKPOINT = ASSETS / DEFAULT_CHECKPOINT
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 MESH_FORMATS = ("glb", "obj", "ply")
 # glTF has y up and the viewer on +z; the camera frame has y down and looks along +z: half a turn about x.

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from ..atomic_files import atomic_file
 from ..cli import package_version
-from ..errors import DataError
+from ..errors import NPZ_ERRORS, DataError
 from .generator import SyntheticBatch, check_arguments, generate
 from .layouts import LAYOUTS, Layout
 from .variety import find_variety
@@ -136,7 +134,7 @@ def read_part(path: Path, count: int) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as part:
             columns = {name: part[name] for name in ("intrinsics", *LABELS)}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, BadZipFile, zlib.error):
+    except NPZ_ERRORS:
         return None
     return columns if all(len(values) == count for values in columns.values()) else None
 

@@ -44,7 +44,7 @@ from handmim.training.trainer import AveragingTrainer, HandMIMTrainingArguments,
 REQUIRED = ("detector", "scenes", "training")
 OPTIONAL = ("photos", "release")
 # Weights that a new detector may start from, and of how many of its layers; later ones replace earlier ones.
-START_LAYERS = {"timm": None, "stem": 1 + STEM_STAGES}
+START_LAYERS = {"timm": None, "stem_weights": 1 + STEM_STAGES}
 
 
 # A recipe of this kind with this machine's folders and this run's changes in it; arguments as of `read_recipe`.
@@ -104,8 +104,8 @@ def build_detector(section: Mapping[str, Any], seed: int) -> HandDetectorForObje
 
     Args:
         section: `detector` of the recipe: fields of `HandDetectorConfig`, and perhaps `checkpoint`, folder or Hub name
-            of a detector; or, for a new one, `timm`, weights of EfficientNet-Lite0, and `stem`, those of its layers up
-            to stride 16, which replace the former (`load_efficientnet_start`).
+            of a detector; or, for a new one, `timm`, weights of EfficientNet-Lite0, and `stem_weights`, those of its
+            layers up to stride 16, which replace the former (`load_efficientnet_start`).
         seed: Of new weights, which depend on nothing else.
 
     Raises:

@@ -99,7 +99,7 @@ def build_processor(section: dict[str, Any], image_size: int, release: dict[str,
         RecipeError: A box scale that is no positive number.
     """
     size = {"height": image_size, "width": image_size}
-    scale = release.get("box_scale", starting_processor(section, image_size).box_scale)
+    scale = release["box_scale"] if "box_scale" in release else starting_processor(section, image_size).box_scale
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise RecipeError(f"release.box_scale must be a positive number, got {scale!r}")
     return HandMIMImageProcessor(size=size, box_scale=float(scale))

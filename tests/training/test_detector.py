@@ -85,7 +85,7 @@ def test_weights_of_efficientnet_start_a_detector(tmp_path: Path, recipe: dict):
     model = build_detector(recipe["detector"] | {"timm": str(tmp_path / "lite0.safetensors")}, seed=0)
     assert torch.equal(model.backbone.layers[6][3].conv_pwl.weight, source.blocks[5][3].conv_pwl.weight)
     model.save_pretrained(tmp_path / "detector")
-    again = build_detector({"timm": str(tmp_path / "detector"), "stem": "handmim-tiny-open"}, seed=1)
+    again = build_detector({"timm": str(tmp_path / "detector"), "stem_weights": "handmim-tiny-open"}, seed=1)
     assert torch.equal(again.backbone.layers[6][3].conv_pwl.weight, source.blocks[5][3].conv_pwl.weight)
     stem = HandMIMForMeshEstimation.from_pretrained(EMBEDDED_CHECKPOINT, dtype="float32").stem_layers
     ours = again.backbone.layers[: len(stem)]

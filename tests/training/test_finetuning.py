@@ -75,6 +75,7 @@ def test_the_processor_of_the_checkpoint_is_released():
     section = {"checkpoint": EMBEDDED_CHECKPOINT.name}
     assert build_processor(section, 128, {}).to_dict() == first.to_dict()
     assert build_processor(section, 128, {"box_scale": 1.3}).box_scale == 1.3
+    assert build_processor({"checkpoint": "nowhere"}, 128, {"box_scale": 1.3}).box_scale == 1.3  # nothing to be read
     assert build_processor({"size": "tiny"}, 128, {}).box_scale == HandMIMImageProcessor.box_scale
 
 
