@@ -15,8 +15,8 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from transformers import AutoModel
 
+from handmim.checkpoints import checkpoint_source
 from handmim.efficientnet_weights import load_efficientnet
-from handmim.hand import checkpoint_source
 from handmim.hand_pretrained import HandPreTrainedModel
 
 POSITIONS = "backbone.encoder.pos_embed"

@@ -315,7 +315,7 @@ def zoo_table() -> str:
 
 
 def _embedded_checkpoint() -> str:
-    from .hand import embedded_checkpoints
+    from .checkpoints import embedded_checkpoints
 
     files = {name: folder / "model.safetensors" for name, folder in embedded_checkpoints().items()}
     sizes = [f"{name} ({file.stat().st_size / 1e6:.1f} MB)" for name, file in files.items()]

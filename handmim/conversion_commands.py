@@ -75,9 +75,9 @@ def _convert_to_timm(source: str, out: Path, revision: str | None) -> int:
     from . import register
     from .atomic_files import atomic_file
     from .backbone_weights import HALF, timm_state_dict
+    from .checkpoints import checkpoint_source, load_network
     from .commands import hub_options
     from .errors import InputError
-    from .hand import checkpoint_source, load_network
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out must be a .safetensors file, got {out.name!r}")
@@ -121,8 +121,8 @@ def run_export(args: argparse.Namespace) -> int:
 
     from . import register
     from .atomic_files import atomic_file
+    from .checkpoints import checkpoint_source, load_network, load_processor
     from .commands import hub_options, quiet_loaders
-    from .hand import checkpoint_source, load_network, load_processor
     from .onnx_export import OPSET, export_onnx, export_program
 
     quiet_loaders(args)

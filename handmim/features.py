@@ -73,7 +73,7 @@ def load_backbone(name: str | os.PathLike, **hub_kwargs: Any) -> tuple[nn.Module
     from transformers import AutoModel
 
     from . import register
-    from .hand import checkpoint_source, load_processor
+    from .checkpoints import checkpoint_source, load_processor
     from .hub_errors import checkpoint_errors
 
     register()

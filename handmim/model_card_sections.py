@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoints import EMBEDDED_CHECKPOINT
 from .evaluation.report import marks
-from .hand import EMBEDDED_CHECKPOINT
 from .model_card_comparisons import belongs_to
 from .model_card_detections import detection_results
 from .model_card_metadata import has_mesh, is_repository, kind

@@ -103,7 +103,7 @@ def publish(
 
 def find_checkpoint(name: str | os.PathLike) -> Path:
     """The folder of a checkpoint that the user named: a folder, or what the package holds."""
-    from .hand import checkpoint_source
+    from .checkpoints import checkpoint_source
 
     return Path(checkpoint_source(name)).expanduser()
 

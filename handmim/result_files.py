@@ -92,7 +92,5 @@ def listed_files(path: Path, stem: str) -> set[str]:
 
 
 def _write_png(path: Path, picture: "Image.Image") -> None:
-    from .hand import png_bytes
-
     with atomic_file(path) as file:
-        file.write(png_bytes(picture))
+        picture.save(file, "PNG", compress_level=3)

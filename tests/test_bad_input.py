@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 from stub_network import picture, stub_model
 
-import handmim.hand
 from handmim import HandMIM, HandMIMError, ImageError, InputError
 from handmim.cli import main
 from handmim.images import MAX_PIXELS, download, exif_focal, list_images, load_image
@@ -307,7 +306,7 @@ def test_full_disk(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(handmim.hand.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     out = photo.parent / "out"
     arguments = ["predict", str(photo), "--box", "5,5,50,50", "--model", str(checkpoint), "--out", str(out)]
     assert main(arguments) == 1

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from handmim.acceleration import fold_norms
+from handmim.checkpoints import embedded_checkpoints
 from handmim.configuration_hand_detector import LABELS, HandDetectorConfig
 from handmim.detection import available_detectors, resolve_detector
 from handmim.errors import InputError, ModelError
-from handmim.hand import HandMIM, embedded_checkpoints
+from handmim.hand import HandMIM
 from handmim.hand_boxes import Detection, overlap_of
 from handmim.image_processing_hand_detector import EITHER, LEFT, RIGHT, HandDetectorImageProcessor
 from handmim.losses_detection import cell_centres

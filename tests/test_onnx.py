@@ -12,10 +12,10 @@ from stub_network import TINY
 from torch import Tensor, nn
 
 from handmim import HandMIM, HandMIMConfig, HandMIMForMeshEstimation, HandMIMModel
+from handmim.checkpoints import load_network
 from handmim.cli import main
 from handmim.configuration_hiu_dmtl import HIUDMTLConfig
 from handmim.errors import InputError, ModelError
-from handmim.hand import load_network
 from handmim.hand_model import HandModel
 from handmim.mano_files import ManoFileNotFoundError
 from handmim.modeling_hiu_dmtl import HIUDMTLForHandUnderstanding
@@ -246,7 +246,7 @@ def test_hiu_dmtl(tmp_path: Path) -> None:
 def test_embedded_checkpoint_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--onnx", str(tmp_path / "onnx")]) == 0
     assert f"opset {OPSET}" in capsys.readouterr().out
-    from handmim.hand import EMBEDDED_CHECKPOINT
+    from handmim.checkpoints import EMBEDDED_CHECKPOINT
 
     model = load_network(EMBEDDED_CHECKPOINT)
     network = OnnxNetwork.from_pretrained(tmp_path / "onnx", model.config)

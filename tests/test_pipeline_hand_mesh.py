@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from transformers import pipeline
 
 from handmim import HandMeshPipeline, HandMIM, InputError, ModelError
-from handmim.hand import EMBEDDED_CHECKPOINT
+from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.hand_boxes import Detection
 from handmim.pipeline_hand_mesh import distinct, hand_box
 

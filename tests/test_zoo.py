@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from conversion.build_hub_configs import OUT, build_on_meta, count, definitions, described, write_configs
 from handmim import HandMIM
+from handmim.checkpoints import ASSETS
 from handmim.cli import main
 from handmim.commands import zoo_table
 from handmim.errors import ModelError
-from handmim.hand import ASSETS
 from handmim.training.recipe import recipe_names
 from handmim.zoo import find, near_names, zoo
 

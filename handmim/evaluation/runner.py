@@ -193,7 +193,7 @@ def _config(name: str | None, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     from .. import register
-    from ..hand import checkpoint_source
+    from ..checkpoints import checkpoint_source
     from ..hub_errors import LOADER_ERRORS
 
     register()

@@ -16,10 +16,10 @@ from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..backbone_weights import WeightsError, load_backbone_weights
+from ..checkpoints import checkpoint_source, load_processor
 from ..configuration_handmim import HandMIMConfig
 from ..configuration_hiu_dmtl import HIUDMTLConfig
 from ..efficientnet_weights import load_efficientnet
-from ..hand import checkpoint_source, load_processor
 from ..hand_pretrained import HandPreTrainedModel
 from ..hub_errors import checkpoint_errors, commit_hash
 from ..image_processing_handmim import HandMIMImageProcessor

@@ -21,8 +21,8 @@ from forward import interleaved_times
 
 from handmim import HandMIMConfig, HandMIMForMeshEstimation, HandMIMImageProcessor
 from handmim.acceleration import optimize_for_inference
+from handmim.checkpoints import EMBEDDED_CHECKPOINT, load_network
 from handmim.configuration_handmim import SIZES
-from handmim.hand import EMBEDDED_CHECKPOINT, load_network
 from handmim.onnx_export import PRECISIONS, export_onnx
 from handmim.onnx_network import OnnxNetwork
 

@@ -125,7 +125,7 @@ def load(name: str, detector: Any, tta: bool) -> Any:
 
 def shown(name: str, tta: bool) -> str:
     """What a table calls our model."""
-    from handmim.hand import EMBEDDED_CHECKPOINT
+    from handmim.checkpoints import EMBEDDED_CHECKPOINT
 
     return (EMBEDDED_CHECKPOINT.name if name == "embedded" else Path(name).name) + (", TTA" if tta else "")
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.cli import main
 from handmim.detection import resolve_detector
-from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.image_processing_hand_detector import HandDetectorImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
 from handmim.training.datasets.hand_scenes import HandScenes

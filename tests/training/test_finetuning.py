@@ -8,9 +8,9 @@ import torch
 import yaml
 from transformers import AutoImageProcessor, Trainer
 
+from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.cli import main
 from handmim.geometry import project
-from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
 from handmim.training.data_sections import build_validation_data

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from handmim import HIUDMTLForHandUnderstanding
+from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.cli import main
 from handmim.criterion_hiu_dmtl import self_supervised, without_label
-from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.synthesis import generate
 from handmim.training.data_sections import build_training_data, build_validation_data, label_terms, wanted_labels
 from handmim.training.datasets.folder import LabelledFolder

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from conversion.graft_stem import graft
 from handmim import HandMIMConfig, HandMIMForMeshEstimation, HIUDMTLForHandUnderstanding
+from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.cli import build_parser
 from handmim.evaluation.measures import MEASURES
-from handmim.hand import EMBEDDED_CHECKPOINT
 from handmim.training.datasets.sample import DataError
 from handmim.training.finetuning import finetune, prepare_recipe
 from handmim.training.pretraining_trainer import PreTrainingArguments

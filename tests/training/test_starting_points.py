@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from handmim import HandMIMConfig, HandMIMForMeshEstimation
-from handmim.hand import EMBEDDED_CHECKPOINT
+from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.training.freezing import freeze_blocks
 from handmim.training.optim import layer_of, parameter_groups
 from handmim.training.recipe import RecipeError
