@@ -141,9 +141,10 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     """The detector a user asks for.
 
     Args:
-        choice: "auto" (MediaPipe if it works here, otherwise our own), "open" (our own), "mediapipe", "none" or
-            "whole-image" (None too), the Hub id or folder of a detector of our own kind or of any object detector, or
-            an object with a `detect` method.
+        choice: "auto" (MediaPipe if it works here, otherwise our own), "open" (our own), "open-fine" (our own, which
+            then looks for small hands, too, and takes several times as long), "mediapipe", "none" or "whole-image"
+            (None too), the Hub id or folder of a detector of our own kind or of any object detector, or an object with
+            a `detect` method.
 
     Raises:
         DetectorUnavailableError: what is asked for is not there.
@@ -157,8 +158,8 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     if choice == "auto":
         problem = mediapipe_problem(find_task_file(None, strict=False))
         return MediaPipeDetector() if not problem else open_detector() or WholeImage(reason=problem)
-    if choice == "open":
-        detector = open_detector()
+    if choice in ("open", "open-fine"):
+        detector = open_detector(fine=choice == "open-fine")
         if detector is None:
             raise DetectorUnavailableError("our own detector comes with the package: pip install handmim")
         return detector
@@ -167,8 +168,8 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
         if "/" in name or Path(name).is_dir():
             return open_detector(name) or HubDetector(name)
         raise InputError(
-            "detector must be 'auto', 'open', 'mediapipe', 'whole-image' or the Hub id of an object detector, got "
-            f"{name!r}"
+            "detector must be 'auto', 'open', 'open-fine', 'mediapipe', 'whole-image' or the Hub id of an object "
+            f"detector, got {name!r}"
         )
     if callable(getattr(choice, "detect", None)):
         return choice
@@ -178,15 +179,16 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
 def available_detectors() -> list[str]:
     """Names that `resolve_detector` takes and that work in this installation, the one "auto" takes first."""
     problem = mediapipe_problem(find_task_file(None, strict=False))
-    return [*([] if problem else ["mediapipe"]), *(["open"] if open_detector() else []), "whole-image"]
+    return [*([] if problem else ["mediapipe"]), *(["open", "open-fine"] if open_detector() else []), "whole-image"]
 
 
-def open_detector(source: str | None = None) -> HandDetector | None:
+def open_detector(source: str | None = None, fine: bool = False) -> HandDetector | None:
     """Our own detector; None where it is not: a Hub repository carries the code of hand meshes alone.
 
     Args:
         source: folder or Hub id of a checkpoint, loaded at once; None, too, if it is of another kind. By default the
             one in the package.
+        fine: whether that one looks for small hands, too.
     """
     if __name__.startswith("transformers_modules."):
         return None
@@ -194,7 +196,8 @@ def open_detector(source: str | None = None) -> HandDetector | None:
     module = import_module(".open_detector", __package__)
     if source is not None:
         return module.OpenHandDetector(source).load() if module.is_open_detector(source) else None
-    return module.OpenHandDetector() if module.OpenHandDetector.is_here() else None
+    here = module.OpenHandDetector.is_here()
+    return module.OpenHandDetector(fine_size=module.FINE_SIZE if fine else None) if here else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from .errors import InputError
 from .hand_boxes import Detection, Side, clip_box, without_duplicates
 
 EMBEDDED_DETECTOR = Path(__file__).parent / "assets" / "hand-detector-tiny-open"
 # How much a mesh network's log odds that it sees a hand count beside the detector's own; and from which share of its
 # least score on the detector names candidates. Chosen on rendered scenes (tests/benchmarks/README.md).
 MESH_WEIGHT, CANDIDATE_SHARE = 0.3, 2 / 3
-# Hands whose box has so much of the picture's longer side are looked for at the coarse side, too.
-LARGE = 0.3
+# By the longer side of a hand's box over the picture's: from where on hands are looked for at the coarse side, too, and
+# up to where at the fine one.
+LARGE, SMALL = 0.3, 0.15
+FINE_SIZE = 768  # of "open-fine": 576 find .50 of the hands that fill less than a twelfth of a picture, 768 .58
 SIDES: tuple[Side | None, ...] = ("left", "right", None)  # by label, see `image_processing_hand_detector`
 
 
@@ -25,10 +28,13 @@ class OpenHandDetector:
     Args:
         source: folder or Hub id of the checkpoint; by default the one in the package.
         min_score: least score of a hand; None: what the checkpoint says.
+        fine_size: px, a multiple of 32: at which side pictures larger than the checkpoint's own side are looked
+            at once more, for small hands; None: they are not.
 
     The checkpoint is read at the first picture, unless `load` is called before.
 
     Raises:
+        InputError: another `fine_size`.
         ModelError: by whatever reads it: there is no such checkpoint, it cannot be reached, or it is damaged.
     """
 
@@ -36,9 +42,18 @@ class OpenHandDetector:
     # How often a mesh network refines its boxes: a third of them overlap the hand's own by less than three quarters.
     refinements = 1
 
-    def __init__(self, source: str | os.PathLike = EMBEDDED_DETECTOR, min_score: float | None = None) -> None:
-        self.source, self.min_score = os.fspath(source), min_score
+    def __init__(
+        self,
+        source: str | os.PathLike = EMBEDDED_DETECTOR,
+        min_score: float | None = None,
+        fine_size: int | None = None,
+    ) -> None:
+        self.source, self.min_score, self.fine_size = os.fspath(source), min_score, fine_size
         self.name = "open" if Path(source) == EMBEDDED_DETECTOR else self.source
+        if fine_size is not None:
+            if fine_size < 32 or fine_size % 32:
+                raise InputError(f"fine_size must be a multiple of 32, got {fine_size}")
+            self.name += "-fine" if fine_size == FINE_SIZE else f"-{fine_size}"
 
     @staticmethod
     def is_here() -> bool:
@@ -72,16 +87,25 @@ class OpenHandDetector:
         return self._network[1].min_score if self.min_score is None else self.min_score
 
     def _find(self, image: np.ndarray, least_score: float) -> list[Detection]:
-        """Hands that the network sees, and large ones that it sees in a smaller picture, if the checkpoint asks for it:
-        a hand that fills a large picture is more than its cells see."""
+        """Hands that the network sees in the picture at its own side, and at those of `_further_looks`."""
         _, processor = self._network
-        found = self._look(image, least_score, processor)
-        if processor.coarse_size is None:
-            return found
-        least_side = LARGE * max(image.shape[:2])
-        coarse = self._look(image, least_score, self._coarse_processor)
-        found += [hand for hand in coarse if (hand.box[2:] - hand.box[:2]).max() >= least_side]
+        found, longer_side = self._look(image, least_score, processor), max(image.shape[:2])
+        for side, least, most in self._further_looks(longer_side):
+            for hand in self._look(image, least_score, self._resized(side)):
+                if least * longer_side <= (hand.box[2:] - hand.box[:2]).max() <= most * longer_side:
+                    found.append(hand)
         return without_duplicates(found, processor.overlap)[: processor.max_hands]
+
+    def _further_looks(self, longer_side: int) -> list[tuple[int, float, float]]:
+        """Sides, and least and most of a hand's share of the picture's `longer_side` for it to be taken from there.
+
+        A hand that fills a large picture is more than the network's cells see; a small one in a small picture is too
+        few pixels, of which a picture has no more than its own.
+        """
+        _, processor = self._network
+        looks = [] if processor.coarse_size is None else [(processor.coarse_size, LARGE, 1.0)]
+        fine = min(self.fine_size or 0, 32 * math.ceil(longer_side / 32))
+        return [*looks, (fine, 0.0, SMALL)] if fine > processor.size["height"] else looks
 
     def _look(self, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
         """What the network says of a picture in the processor's size."""
@@ -96,8 +120,7 @@ class OpenHandDetector:
         return [Detection(box, side, score) for box, side, score in detections if box is not None]
 
     def __getstate__(self) -> dict[str, Any]:
-        read_again = ("_network", "_coarse_processor")  # by a worker
-        return {key: value for key, value in self.__dict__.items() if key not in read_again}
+        return {key: value for key, value in self.__dict__.items() if key != "_network"}  # a worker reads it again
 
     @cached_property
     def _network(self) -> tuple[Any, Any]:
@@ -111,11 +134,9 @@ class OpenHandDetector:
             model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
             return fold_norms(model), HandDetectorImageProcessor.from_pretrained(self.source)
 
-    @cached_property
-    def _coarse_processor(self) -> Any:
-        """The image processor, at the coarse side."""
+    def _resized(self, side: int) -> Any:
+        """The image processor, at another side."""
         _, processor = self._network
-        side = processor.coarse_size
         return type(processor).from_dict(processor.to_dict() | {"size": {"height": side, "width": side}})
 
 

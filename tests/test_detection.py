@@ -133,7 +133,7 @@ def test_mediapipe_of_old_wheels_mirrors_sides(mediapipe: types.ModuleType):
 def test_mediapipe_of_new_wheels_needs_its_task_file(
     mediapipe: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert resolve_detector("auto").name == "open" and available_detectors() == ["open", "whole-image"]
+    assert resolve_detector("auto").name == "open" and available_detectors() == ["open", "open-fine", "whole-image"]
     with pytest.raises(DetectorUnavailableError, match=mediapipe_detector.TASK_FILE_VARIABLE):
         MediaPipeDetector()
     with pytest.raises(DetectorUnavailableError, match="does not exist"):
@@ -141,7 +141,7 @@ def test_mediapipe_of_new_wheels_needs_its_task_file(
     task = tmp_path / mediapipe_detector.TASK_FILE_NAME
     task.touch()
     monkeypatch.setenv(mediapipe_detector.TASK_FILE_VARIABLE, str(tmp_path))
-    assert available_detectors() == ["mediapipe", "open", "whole-image"]
+    assert available_detectors() == ["mediapipe", "open", "open-fine", "whole-image"]
     (found,) = resolve_detector("mediapipe").detect(IMAGE)
     assert found.handedness == "right"
     ((kind, options),) = mediapipe.calls

@@ -255,7 +255,7 @@ def test_large_hands_are_looked_for_in_a_smaller_picture_too(folder: Path, monke
     alone = OpenHandDetector(folder, min_score=0.0).candidates(picture)
     HandDetectorImageProcessor(size=64, coarse_size=32, max_hands=3).save_pretrained(folder)
     detector = OpenHandDetector(folder, min_score=0.0)
-    coarse = [hand.box for hand in detector._look(picture, 0.0, detector._coarse_processor)]
+    coarse = [hand.box for hand in detector._look(picture, 0.0, detector._resized(32))]
     assert coarse and not any((box == hand.box).all() for box in coarse for hand in alone)
 
     def look(self: OpenHandDetector, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
@@ -267,6 +267,35 @@ def test_large_hands_are_looked_for_in_a_smaller_picture_too(folder: Path, monke
     monkeypatch.setattr(OpenHandDetector, "_look", look)
     found = detector.detect(picture)  # the surer box of a hand; no small hand of the smaller picture; three at most
     assert [(hand.box[0], hand.score) for hand in found] == [(1, 0.95), (50, 0.5), (40, 0.4)]
+
+
+def test_small_hands_are_looked_for_in_a_larger_picture_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    HandDetectorImageProcessor(size=64, max_hands=3).save_pretrained(folder)
+    seen = []
+
+    def look(self: OpenHandDetector, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
+        seen.append(processor.size["height"])
+        whole = [([0, 0, 90, 90], 0.9), ([150, 10, 170, 28], 0.5)]
+        fine = [([2, 0, 90, 90], 0.95), ([151, 10, 170, 29], 0.8), ([100, 50, 111, 60], 0.4)]
+        return [Detection(np.array(box, float), None, score) for box, score in (whole if seen[-1] == 64 else fine)]
+
+    monkeypatch.setattr(OpenHandDetector, "_look", look)
+    detector = OpenHandDetector(folder, fine_size=256)
+    found = detector.detect(np.zeros((180, 200, 3), np.uint8))  # the surer box of a small hand; a large one as it was
+    assert [(hand.box[0], hand.score) for hand in found] == [(0, 0.9), (151, 0.8), (100, 0.4)]
+    assert seen == [64, 224]  # no larger than the picture
+    for size, sides in (((60, 64), [64]), ((300, 400), [64, 256])):
+        seen.clear()
+        detector.detect(np.zeros((*size, 3), np.uint8))
+        assert seen == sides
+
+
+def test_the_fine_look_has_a_name(folder: Path):
+    assert [resolve_detector(name).name for name in ("open", "open-fine")] == ["open", "open-fine"]
+    assert OpenHandDetector(folder, fine_size=640).name == f"{folder}-640"
+    for size in (0, -32, 100):
+        with pytest.raises(InputError, match="multiple of 32"):
+            OpenHandDetector(folder, fine_size=size)
 
 
 def test_a_detector_is_no_mesh_model(folder: Path):
