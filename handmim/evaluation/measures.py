@@ -49,7 +49,7 @@ MEASURES: dict[str, Measure] = {
     "st_auc_3d": Measure("3D AUC (wrist, scale)"),
     "mean_2d": Measure("2D error / box", "", "lower", 3),
     "mean_2d_found": Measure("2D error / box (found)", "", "lower", 3),
-    "epe_px": Measure("2D error", "px", "lower", 2),
+    "epe_px": Measure("2D error (found)", "px", "lower", 2),
     "pck_2d_05": Measure("2D PCK@.05"),
     "pck_2d_10": Measure("2D PCK@.1"),
     "pck_2d_20": Measure("2D PCK@.2"),

@@ -23,7 +23,9 @@ from torch import Tensor
 from ..atomic_files import atomic_file
 from ..errors import NPZ_ERRORS, DataError, HandMIMError, ModelError
 from ..hand_maps import restore_maps
-from ..training.datasets.sample import HandReader, HandSample, keypoint_box
+from ..training.datasets.crops import sample_box, whole_picture
+from ..training.datasets.files import image_size
+from ..training.datasets.sample import HandReader, HandSample
 from ..tta import View, estimate_from_views, widen
 
 FIELDS = ("keypoints_2d", "joints", "vertices")
@@ -116,7 +118,7 @@ class Predictor:
         Raises:
             DataError: naming the sample, if its picture, box or camera cannot be used.
         """
-        box = sample_box(sample)
+        box = evaluated_box(sample, self.processor.box_scale)
         sides = [sample.handedness] if sample.handedness else ["right", "left"] if self.scored else ["right"]
         options = widen(self.size, self.processor.box_scale) if self.views else {}
         try:
@@ -185,18 +187,25 @@ class Predictor:
         ]
 
 
-def sample_box(sample: HandSample) -> np.ndarray:
-    """(4,) xyxy pixels: the sample's box, or the one around its labelled keypoints.
+def evaluated_box(sample: HandSample, box_scale: float = 1.0) -> np.ndarray:
+    """Where a sample's hand is looked for, as in training: its box, or what its labels make of it.
+
+    Args:
+        sample: Of any data set.
+        box_scale: Of the crop. A sample without any label of a place fills its picture: then the crop is all of it.
+
+    Returns:
+        (4,) float64 xyxy pixels.
 
     Raises:
-        DataError: it has neither.
+        DataError: Its box is none, or its picture is missing.
     """
-    if sample.box is not None:
-        return np.asarray(sample.box, np.float64)
-    box = keypoint_box(sample.labels["keypoints_2d"]) if "keypoints_2d" in sample.labels else np.full(4, np.nan)
-    if np.isnan(box).any():
-        raise DataError(f"sample {sample.id} has neither a box nor labelled 2D keypoints: nobody can say where to look")
-    return box.astype(np.float64)
+    try:
+        box = sample_box(sample)
+    except DataError as error:
+        raise DataError(f"sample {sample.id}: {error}") from error
+    box = whole_picture(image_size(sample.image), box_scale) if box is None else box
+    return np.asarray(box, np.float64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def _box_notes(truth: Truth) -> list[str]:
     """Boxes from labels make the task easier than it is for a user: said in the report."""
     notes, sideless = [], sum(side is None for side in truth.sides)
     if truth.boxless:
-        notes.append(f"{truth.boxless} of {len(truth)} samples have no box: it is taken from their labelled keypoints")
+        notes.append(f"{truth.boxless} of {len(truth)} samples have no box: it is made of their labels")
     if sideless:
         notes.append(f"the side of {sideless} of {len(truth)} hands is not labelled: the model finds it")
     return notes

@@ -32,7 +32,7 @@ from .metrics import (
     pck_curve,
     point_errors,
 )
-from .predictions import Predictions, sample_box
+from .predictions import Predictions, evaluated_box
 from .scores import Curve, Scores
 
 WRIST, MIDDLE = 0, 9
@@ -56,7 +56,7 @@ class Truth:
         masks: Whether any sample has a mask.
         groups: A part of the data set for each sample, measured by itself as well; None without parts.
         hand_model: Whose vertices are labelled (even if they were not collected); None if none are.
-        boxless: Number of samples whose box is that of their labelled keypoints.
+        boxless: Number of samples whose box is made of their labels, or is the whole picture.
         checksum: SHA-256 of labels, boxes, sides and cameras, 16 hexadecimal digits.
         files: The same of the pictures' names and sizes in bytes.
     """
@@ -97,7 +97,7 @@ def collect(reader: HandReader, count: int | None = None, vertices: bool = True)
     """The labels of the first samples of a reader.
 
     Raises:
-        DataError: There is no sample, or none has a label that can be measured, or one has no box.
+        DataError: There is no sample, or none has a label that can be measured, or the box of one is none.
     """
     count = len(reader) if count is None else min(count, len(reader))
     if not count:
@@ -141,7 +141,7 @@ class _Columns:
         """The labels of one sample; those of vertices only if wanted."""
         self.ids.append(sample.id)
         self.sides.append(sample.handedness)
-        self.boxes[row] = sample_box(sample)
+        self.boxes[row] = evaluated_box(sample)
         self.boxless += sample.box is None
         for name in self.points.keys() & sample.labels.keys():
             self.points[name][row] = sample.labels[name]
@@ -256,7 +256,7 @@ def _add_2d(scores: Scores, points: np.ndarray, truth: Truth, prefix: str, title
     metrics |= {f"pck_2d_{round(100 * at):02d}": pck(errors, at) for at in (0.05, 0.1, 0.2)}
     pixels = point_errors(keypoints, target)
     if not pixels.isnan().all():
-        metrics["epe_px"] = mean_error(pixels)
+        metrics["epe_px"] = mean_error(pixels)  # of hands that were found: pixels have no error of a miss
     shares = curve(errors, title, "share of the box's side", 0.0, RANGE_2D, STEPS_2D)
     # As `metrics.auc`: the mean over the thresholds.
     metrics["auc_2d"] = float(np.mean(shares.values))
@@ -309,10 +309,11 @@ def score_vertices(truth: Truth, predicted: Predictions) -> Scores:
     """Vertex errors (wrist; Procrustes without reflection) in millimetres, their PCK, and F-scores after alignment.
 
     Args:
-        truth, predicted: With vertices of the same hand model (`benchmarks.comparable`).
+        truth, predicted: With vertices of the same hand model (`benchmarks.comparable`); hands that were not found
+            (NaN) are left out.
     """
     scores = Scores()
-    rows = np.flatnonzero(~np.isnan(truth.vertices).any((1, 2)))
+    rows = np.flatnonzero(~(np.isnan(truth.vertices) | np.isnan(predicted.vertices)).any((1, 2)))
     if not len(rows):
         return scores
     target, mesh = (np.asarray(points.vertices[rows], np.float64) for points in (truth, predicted))
@@ -412,7 +413,12 @@ def silhouette_iou(mask: np.ndarray, vertices: np.ndarray, faces: np.ndarray, in
 
 
 def auc_30px(truth: Truth, predicted: Predictions) -> dict[str, float]:
-    """mmpose's AUC of hand keypoints: mean PCK at 0, 1/20, ..., 19/20 of 30 pixels, strictly below each."""
+    """mmpose's AUC of hand keypoints: mean PCK at 0, 1/20, ..., 19/20 of 30 pixels, strictly below each.
+
+    A share is the mean of those of the joints, as there. Labelled points of hands that were not found are misses.
+    """
     keypoints, target = (torch.from_numpy(np.asarray(p.keypoints_2d, np.float64)) for p in (predicted, truth))
-    errors = point_errors(keypoints, target) / 30
-    return {"auc_2d_30px": float(np.mean([pck(errors, step / 20) for step in range(20)]))}
+    sides = torch.full(keypoints.shape[:1], 30.0, dtype=torch.float64)
+    errors = normalized_errors_2d(keypoints, target, sides, miss=float("inf"))
+    joints = [joint for joint in errors.unbind(1) if not joint.isnan().all()]
+    return {"auc_2d_30px": float(np.mean([pck(joint, step / 20) for step in range(20) for joint in joints]))}

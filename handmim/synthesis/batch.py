@@ -38,6 +38,8 @@ class SyntheticBatch:
             keypoints_2d (B, 21, 2), all NaN where no right hand is shown; hand (B,) 1.0 for a right hand, 0.0 for none
             or a left one; mask (B, S, S) bool, the visible pixels of the hand without its forearm (of a left hand,
             too); visibility (B, 21) bool, joints in the picture with nothing but their own flesh before them.
+            Vertices are the hand model's. The picture shows those within 2 cm of the wrist where the bent forearm draws
+            them: 4 in 100 of all vertices lie more than 2 mm elsewhere, some up to 26 mm.
         hands: all hands that are in the pictures, labelled above or not.
     """
 

@@ -40,7 +40,7 @@ from command_runs import CommandRuns, markdown, options
 from torch import Tensor
 
 from handmim import HandMIMForMeshEstimation, HandMIMImageProcessor
-from handmim.evaluation.predictions import Predictions, Predictor, predict, sample_box
+from handmim.evaluation.predictions import Predictions, Predictor, evaluated_box, predict
 from handmim.evaluation.scoring import Truth, collect, score_2d, score_3d, score_vertices
 from handmim.features import load_backbone
 from handmim.geometry import similarity_align
@@ -237,7 +237,7 @@ def variances(release: Path, labelled: Path, count: int = 512) -> dict[str, floa
     reader = open_dataset("folder", labelled, "test")
     samples = [reader[index] for index in range(min(count, len(reader)))]
     crops = [
-        processor(s.image, boxes=[sample_box(s)], handedness=[s.handedness], return_tensors="pt")["pixel_values"]
+        processor(s.image, boxes=[evaluated_box(s)], handedness=[s.handedness], return_tensors="pt")["pixel_values"]
         for s in samples
     ]
     tokens = backbone(torch.cat(crops)).last_hidden_state[:, 1:]

@@ -225,10 +225,7 @@ def test_a_reader_of_the_same_hand_model(
     report = load(tmp_path / "out" / "report.json")
     assert {"pa_mpvpe", "mpvpe", "f5", "mask_iou"} <= report["metrics"].keys() and not report["omitted"]
     assert report["curves"]["pck_3d"]["thresholds"][0] == 20 and "20-50 mm" in report["protocol"]
-    assert report["notes"] == [
-        "drawn below data",
-        "3 of 3 samples have no box: it is taken from their labelled keypoints",
-    ]
+    assert report["notes"] == ["drawn below data", "3 of 3 samples have no box: it is made of their labels"]
 
 
 def miniature(name: str, root: Path) -> None:

@@ -1,16 +1,18 @@
 """Predictions in the frame of the picture; runs that were stopped go on and give the same bits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from evaluation_reader import SyntheticReader, write_manifest
+from PIL import Image
 from stub_network import StubNetwork
 
 from handmim import HandMIMImageProcessor
 from handmim.errors import DataError, ModelError
-from handmim.evaluation.predictions import Predictions, Predictor, predict, run_folder, sample_box
+from handmim.evaluation.predictions import Predictions, Predictor, evaluated_box, predict, run_folder
 from handmim.evaluation.real_photos import RealPhotos
 from handmim.geometry import project
 from handmim.training.datasets.sample import HandSample, keypoint_box
@@ -121,13 +123,23 @@ def test_folders_of_runs(tmp_path: Path) -> None:
     assert len({first, *others}) == 3 and (first / "run.json").is_file()
 
 
-def test_boxes() -> None:
+def test_boxes(tmp_path: Path) -> None:
+    """As in training; a hand of which no label tells the place fills its picture, so that the crop is all of that."""
     points = np.random.default_rng(0).uniform(10, 50, (21, 2)).astype(np.float32)
-    sample = HandSample("x", Path("x.png"), labels={"keypoints_2d": points})
-    np.testing.assert_array_equal(sample_box(sample), keypoint_box(points))
+    sample = HandSample("x", tmp_path / "x.png", labels={"keypoints_2d": points})
+    np.testing.assert_array_equal(evaluated_box(sample), keypoint_box(points))
+    mask = np.zeros((30, 40), bool)
+    mask[5:15, 10:30] = True
+    Image.fromarray(mask).save(sample.image)
+    assert evaluated_box(replace(sample, labels={}, load_mask=lambda: mask)).tolist() == [9.5, 4.5, 29.5, 14.5]
     for labels in ({}, {"keypoints_2d": np.full((21, 2), np.nan)}):
-        with pytest.raises(DataError, match="sample x has neither a box nor labelled 2D keypoints"):
-            sample_box(HandSample("x", Path("x.png"), labels=labels))
+        nowhere = replace(sample, labels=labels)
+        assert evaluated_box(nowhere).tolist() == [-0.5, -0.5, 39.5, 29.5]
+        np.testing.assert_allclose(evaluated_box(nowhere, 1.25), [3.5, 2.5, 35.5, 26.5])
+    with pytest.raises(DataError, match="sample x: box must be"):
+        evaluated_box(replace(sample, box=np.array([3.0, 0, 1, 9])))
+    with pytest.raises(DataError, match="y.png is missing"):
+        evaluated_box(replace(nowhere, image=tmp_path / "y.png"))
 
 
 def test_samples_that_cannot_be_used_are_named(reader: SyntheticReader, tmp_path: Path) -> None:

@@ -139,9 +139,10 @@ def test_vertices(reader: SyntheticReader, truth: Truth) -> None:
     turned = [(points - centre) @ turn.T + centre for points in (truth.joints, truth.vertices.astype(np.float64))]
     partly = truth.vertices.copy()
     partly[3] = np.nan
+    turned[1][4] = np.nan  # not found
     scores = score_vertices(replace(truth, vertices=partly), replace(predicted, joints=turned[0], vertices=turned[1]))
     assert scores.metrics["pa_mpvpe"] < 1e-3 < 1 < scores.metrics["mpvpe"] and scores.metrics["f5"] == 1
-    assert np.isnan(scores.per_sample["f5"]).tolist() == [False] * 3 + [True] + [False] * 2
+    assert np.isnan(scores.per_sample["f5"]).tolist() == [False] * 3 + [True] * 2 + [False]
 
 
 def test_number_of_predictions(reader: SyntheticReader, truth: Truth) -> None:
@@ -168,6 +169,12 @@ def test_curves_and_areas() -> None:
     predicted = target + [12, 0]  # 0.4 of 30 px: correct at 9/20 and above, 11 of 20 thresholds
     truth = Truth(["a"], np.array([[0.0, 0, 9, 9]]), ["right"], target, np.full((1, 21, 3), np.nan))
     assert auc_30px(truth, Predictions(predicted))["auc_2d_30px"] == pytest.approx(11 / 20)
+    two = replace(truth, keypoints_2d=np.concatenate([target, target]))
+    two.keypoints_2d[1, 1:] = np.nan
+    found = np.concatenate(
+        [predicted, np.full_like(predicted, np.nan)]
+    )  # one of two wrists is missed: a mean of joints
+    assert auc_30px(two, Predictions(found))["auc_2d_30px"] == pytest.approx(11 / 20 * (20 + 0.5) / 21)
 
 
 def test_mean_hand_is_put_into_boxes_and_mirrored(truth: Truth) -> None:

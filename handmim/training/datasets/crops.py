@@ -121,7 +121,7 @@ class HandCrops(HandItems):
             image = read_for_crop(sample, box, self.size / self.box_scale * np.hypot(*turn[:, 0]))
         camera = resolve_intrinsics(image, sample.intrinsics)[0]
         if box is None:
-            box = whole_picture(image, self.box_scale)
+            box = whole_picture(image.size, self.box_scale)
         elif box_side(box) > MAX_BOX * max(image.size):  # the filter that shrinks it grows with it
             raise DataError(
                 f"box must be at most {MAX_BOX} times as large as its picture, got {np.round(box).tolist()}"
@@ -281,9 +281,9 @@ def read_mask_of(sample: HandSample, image: LoadedImage, kind: Literal["mask", "
     return mask
 
 
-def whole_picture(image: LoadedImage, box_scale: float) -> np.ndarray:
-    """(4,) the box whose crop is the whole picture."""
-    centre, reach = np.array(image.size) / 2 - 0.5, np.array(image.size) / (2 * box_scale)
+def whole_picture(size: tuple[int, int], box_scale: float) -> np.ndarray:
+    """(4,) the box whose crop is the whole picture of (width, height) `size`."""
+    centre, reach = np.array(size) / 2 - 0.5, np.array(size) / (2 * box_scale)
     return np.concatenate([centre - reach, centre + reach])
 
 
