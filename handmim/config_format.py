@@ -5,6 +5,8 @@ An older package must say that a newer file is beyond it, not misread it.
 
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from .errors import ModelError
 
 # Raised when a field changes its meaning or a network is built otherwise than the same fields said before; not for a
@@ -32,6 +34,18 @@ def check_format_version(config: dict[str, Any], source: object = None) -> None:
             f"{where} has format version {version}, and this handmim reads versions up to {FORMAT_VERSION}; "
             "update it: pip install -U handmim"
         )
+
+
+def overridden(
+    cls: type[PreTrainedConfig], config: dict[str, Any], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config.json with the fields that `from_pretrained` was given besides, and the arguments that are none.
+
+    transformers would set them after all checks, and without what a constructor makes of them.
+    """
+    own = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+    given = {name: value for name, value in kwargs.items() if name in own}
+    return config | given, {name: value for name, value in kwargs.items() if name not in own}
 
 
 def validate_format_version(version: int) -> None:

@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_format import FORMAT_VERSION, check_format_version, validate_format_version
+from .config_format import FORMAT_VERSION, check_format_version, overridden, validate_format_version
 
 # What a detection is called; the third where the network cannot tell.
 LABELS = ("left hand", "right hand", "hand")
+STRIDE = 8  # pixels of the input a cell
 DEFAULT_LOSS_WEIGHTS: dict[str, float] = {"centre": 1.0, "box": 5.0, "side": 0.5}
 
 
@@ -49,8 +50,9 @@ class HandDetectorConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.loss_weights = DEFAULT_LOSS_WEIGHTS | (self.loss_weights or {})
-        if kwargs.get("id2label") is None:  # also what stands in a config.json of transformers' own making
-            kwargs["id2label"] = dict(enumerate(LABELS))
+        if self.id2label is None:  # also what stands in a config.json of transformers' own making
+            self.id2label = dict(enumerate(LABELS))
+        self.label2id = {name: int(number) for number, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -61,12 +63,13 @@ class HandDetectorConfig(PreTrainedConfig):
             ModelError: The format is newer than this package.
         """
         check_format_version(config_dict, kwargs.get("name_or_path"))
+        config_dict, kwargs = overridden(cls, config_dict, kwargs)
         return super().from_dict(config_dict, **kwargs)
 
     @property
     def stride(self) -> int:
         """Pixels of the input a cell."""
-        return 8
+        return STRIDE
 
     def validate_format(self) -> None:
         """Checks the version."""

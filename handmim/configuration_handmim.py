@@ -5,7 +5,14 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version, validate_score
+from .config_format import (
+    FORMAT_VERSION,
+    check_format_version,
+    overridden,
+    validate_fit,
+    validate_format_version,
+    validate_score,
+)
 from .configuration_pretraining_handmim import HandMIMPreTrainingConfig
 
 # Backbone sizes are timm's vit_{tiny,small,base,large}_patch16 (the paper uses the last three). The head of "tiny" is
@@ -164,6 +171,7 @@ class HandMIMConfig(PreTrainedConfig):
             ModelError: The format is newer than this package.
         """
         check_format_version(config_dict, kwargs.get("name_or_path"))
+        config_dict, kwargs = overridden(cls, config_dict, kwargs)
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod

@@ -5,7 +5,14 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_format import FORMAT_VERSION, check_format_version, validate_fit, validate_format_version, validate_score
+from .config_format import (
+    FORMAT_VERSION,
+    check_format_version,
+    overridden,
+    validate_fit,
+    validate_format_version,
+    validate_score,
+)
 
 TASKS = ("heatmaps", "mask", "pof")
 
@@ -147,6 +154,7 @@ class HIUDMTLConfig(PreTrainedConfig):
             ModelError: The format is newer than this package.
         """
         check_format_version(config_dict, kwargs.get("name_or_path"))
+        config_dict, kwargs = overridden(cls, config_dict, kwargs)
         return super().from_dict(config_dict, **kwargs)
 
     @property

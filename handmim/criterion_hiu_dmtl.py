@@ -10,6 +10,7 @@ from .configuration_hiu_dmtl import HIUDMTLConfig
 from .layers_handmim import normalise_pixels
 from .layers_hiu_dmtl import soft_argmax
 from .losses import (
+    check_labels,
     check_mask,
     check_vertices,
     heatmap_keypoint_loss,
@@ -63,7 +64,9 @@ class HandUnderstandingLoss:
         Raises:
             ValueError: If no label can teach anything and self-supervision is off.
         """
-        device = next(iter(stacks[0].values())).device
+        first = next(iter(stacks[0].values()))
+        check_labels(labels, len(first), self.weights)
+        device = first.device
         labels = with_hands_only({name: value.to(device) for name, value in labels.items()})
         sums: dict[str, Tensor] = {}
         with torch.autocast(device.type, enabled=False):

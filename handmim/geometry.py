@@ -151,6 +151,17 @@ def project(points: Tensor, intrinsics: Tensor, min_depth: float | None = None) 
     return points[..., :2] / depth * focal + principal
 
 
+def crop_cameras(intrinsics: Tensor, batch: int) -> Tensor:
+    """Cameras (B, 3, 3) that a network is given, in float32.
+
+    Raises:
+        ValueError: They are not one for each of `batch` crops.
+    """
+    if intrinsics.shape != (batch, 3, 3):
+        raise ValueError(f"intrinsics must be ({batch}, 3, 3), one for each crop, got {tuple(intrinsics.shape)}")
+    return intrinsics.float()
+
+
 def default_intrinsics(width: float, height: float, focal: float | None = None) -> Tensor:
     """A camera for a picture of unknown origin.
 

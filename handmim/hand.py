@@ -232,6 +232,8 @@ class HandMIM:
             ManoFileNotFoundError: the checkpoint needs MANO, and there is no file.
             InputError: an unknown device or dtype, or `fit_steps` of a network that draws no heat maps.
         """
+        if "torch_dtype" in hub_kwargs:
+            raise InputError(f"torch_dtype is called dtype here: dtype={hub_kwargs['torch_dtype']!r}")
         source = checkpoint_source(name)
         if backend not in ("torch", "onnx"):
             raise InputError(f"backend must be 'torch' or 'onnx', got {backend!r}")

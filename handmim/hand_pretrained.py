@@ -2,19 +2,23 @@
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import CONFIG_NAME
 
 from .hand_model import HandModel
 from .hand_state import Correction
-from .open_hand_file import copy_open_hand, find_open_hand, hub_access, is_remote_code
+from .open_hand_file import copy_open_hand, find_open_hand, hub_access, is_remote_code, keep_remote_code
 
 
 def build_hand_model(config: PreTrainedConfig, path: str | None) -> HandModel:
@@ -83,6 +87,17 @@ class HandPreTrainedModel(PreTrainedModel):
         elif isinstance(module, HandModel):
             module.reset_buffers()
 
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
+    ) -> None:
+        """transformers' own, never with `use_reentrant`: that loses the gradients of blocks which take no tensor that
+        needs one, as the first does, or which give dictionaries."""
+        if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            warnings.warn("use_reentrant=True would lose gradients of this network: it is passed over", stacklevel=4)
+            options = gradient_checkpointing_func.keywords | {"use_reentrant": False}
+            gradient_checkpointing_func = partial(gradient_checkpointing_func.func, **options)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
     def compute_again(self, block: nn.Module, *inputs: Tensor) -> Any:
         """What a block gives, to be computed again for its gradient (gradient checkpointing).
 
@@ -113,12 +128,17 @@ class HandPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """transformers' own; a folder that gets the code (of a class that is marked for it) gets the open hand too."""
+        """transformers' own; a folder that gets the code (of a class that is marked for it) gets all of it, and, of a
+        model with a hand, the open hand too."""
         hub = {name: kwargs.pop(name) for name in PUSH_OPTIONS if push_to_hub and name in kwargs}
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        if self._auto_class is not None and is_main_process and getattr(self.config, "hand_model", None) == "open":
-            copy_open_hand(save_directory, self.config.name_or_path)
+        if self._auto_class is not None and is_main_process:
+            if is_remote_code():
+                keep_remote_code(save_directory, CONFIG_NAME)
+            if hasattr(self, "hand_model") and self.config.hand_model == "open":
+                copy_open_hand(save_directory, self.config.name_or_path)
         if push_to_hub and is_main_process:
+            hub |= {name: kwargs[name] for name in ("max_shard_size",) if name in kwargs}
             name = os.path.basename(os.path.normpath(save_directory))
             self.push_to_hub(hub.pop("repo_id", name), token=kwargs.get("token"), **hub)
 
@@ -127,8 +147,9 @@ class HandPreTrainedModel(PreTrainedModel):
 
         Args:
             repo_id: "organisation/name".
-            kwargs: As transformers takes them (`private`, `token`, `revision`, `commit_message`, ...), and those of
-                `publishing.push`: `reports`, `notes`, `licence`, `base_model`, `datasets`, `carry_code`.
+            kwargs: As transformers takes them (`private`, `token`, `revision`, `commit_message`, ...; `tags` are the
+                card's own), and those of `publishing.push`: `reports`, `notes`, `licence`, `base_model`, `datasets`,
+                `carry_code`.
 
         Returns:
             The commit, as transformers does.

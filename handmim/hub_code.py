@@ -14,10 +14,9 @@ from typing import Any
 
 from . import _HOME, TASK
 from .errors import ModelError
-from .open_hand_file import copy_open_hand, find_open_hand
+from .open_hand_file import ENTRY, copy_open_hand, find_open_hand
 
 PACKAGE = Path(__file__).parent
-ENTRY = "hub_classes"
 PIPELINE = "HandMeshPipeline"
 PROVENANCE = "open_hand_provenance.md"
 # By model_type: the configuration of a class of `config.architectures`, its Auto classes beside AutoModel, and

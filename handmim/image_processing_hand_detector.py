@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.processing_utils import Unpack
 
+from .configuration_hand_detector import LABELS, STRIDE
 from .image_processing_handmim import HandMIMImageProcessor, HandMIMImageProcessorKwargs
 
-LEFT, RIGHT, EITHER = range(3)  # rows of `configuration_hand_detector.LABELS`
+LEFT, RIGHT, EITHER = range(len(LABELS))
 
 
 class HandDetectorImageProcessorKwargs(HandMIMImageProcessorKwargs, total=False):
@@ -69,15 +70,24 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
             outputs: `HandDetectorOutput` of B pictures.
             threshold: least score; None: `min_score`.
             target_sizes: (B, 2) height and width of the pictures, pixels; None leaves boxes in the square's pixels.
+                The square is that which the network saw, whatever `size` says.
 
         Returns:
             For every picture `scores` (N,), the most certain first, `labels` (N,), 0 for a left hand, 1 for a right
             one, 2 where that is not certain, `right` (N,), the probability of a right hand, and `boxes` (N, 4) xyxy,
             pixels, cut at the picture's border; (0, 0) is the top-left pixel's centre.
+
+        Raises:
+            ValueError: Another number of sizes than of pictures.
         """
         scores, right = (outputs[name].float().sigmoid().cpu() for name in ("logits", "side_logits"))
         boxes = outputs["pred_boxes"].float().cpu()
+        if target_sizes is not None and len(target_sizes) != len(scores):
+            raise ValueError(
+                f"target_sizes must be one for each of the {len(scores)} pictures, got {len(target_sizes)}"
+            )
         threshold = self.min_score if threshold is None else threshold
+        side = STRIDE * scores.shape[-1]
         peak = scores == F.max_pool2d(scores[:, None], 3, 1, 1)[:, 0]
         results = []
         for index in range(len(scores)):
@@ -86,22 +96,13 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
             found = {"scores": scores[index].flatten()[chosen], "right": right[index].flatten()[chosen]}
             found["boxes"] = boxes[index].flatten(0, 1)[chosen]
             if target_sizes is not None:
-                found["boxes"] = self._in_picture(found["boxes"], *map(int, target_sizes[index]))
+                found["boxes"] = _in_picture(found["boxes"], side, *map(int, target_sizes[index]))
             kept = self._kept(found["boxes"])
             found = {name: value[kept] for name, value in found.items()}
             certain = torch.where(found["right"] > 0.5, RIGHT, LEFT)
             sure = (found["right"] - 0.5).abs() >= self.side_certainty - 0.5
             results.append(found | {"labels": torch.where(sure, certain, EITHER)})
         return results
-
-    def _in_picture(self, boxes: Tensor, height: int, width: int) -> Tensor:
-        """(N, 4) pixels of the square -> of the picture it was made of, cut at its border."""
-        side = self.size["height"]
-        scale = max(height, width) / side
-        middle = torch.tensor([width - 1, height - 1], dtype=torch.float32).repeat(2) / 2
-        limit = torch.tensor([width, height], dtype=torch.float32).repeat(2) - 0.5
-        boxes = (boxes - (side - 1) / 2) * scale + middle
-        return torch.minimum(boxes.clamp(min=-0.5), limit)
 
     def _kept(self, boxes: Tensor) -> list[int]:
         """Rows of boxes (N, 4), the best first, without repeated and empty ones."""
@@ -115,6 +116,15 @@ class HandDetectorImageProcessor(HandMIMImageProcessor):
             if (shared <= self.overlap * (area[row] + area[kept] - shared)).all():
                 kept.append(row)
         return kept
+
+
+def _in_picture(boxes: Tensor, side: int, height: int, width: int) -> Tensor:
+    """(N, 4) pixels of a square -> of the picture it was made of, cut at its border."""
+    scale = max(height, width) / side
+    middle = torch.tensor([width - 1, height - 1], dtype=torch.float32).repeat(2) / 2
+    limit = torch.tensor([width, height], dtype=torch.float32).repeat(2) - 0.5
+    boxes = (boxes - (side - 1) / 2) * scale + middle
+    return torch.minimum(boxes.clamp(min=-0.5), limit)
 
 
 __all__ = ["HandDetectorImageProcessor"]

@@ -1,6 +1,7 @@
 """Image processor of HandMIM: boxes around hands -> square crops -> tensors, and results back to the image's frame."""
 
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from .errors import InputError
 from .geometry import (
@@ -25,10 +27,12 @@ from .geometry import (
 )
 from .hand_maps import restore_maps
 from .images import LoadedImage, is_single_image, load_image
-from .open_hand_file import is_remote_code
+from .open_hand_file import is_remote_code, keep_remote_code
 
 SIDES = ("left", "right")
 MAX_BOX = 100  # times the longer side of the picture
+# Options of transformers' image processors that this one does not have.
+WITHOUT_EFFECT = ("do_center_crop", "crop_size", "do_pad", "pad_size", "resample", "device", "input_data_format")
 
 
 class HandMIMImageProcessorKwargs(ImagesKwargs, total=False):
@@ -39,6 +43,18 @@ class HandMIMImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     box_scale: float | int | None
+
+
+class CropFeature(BatchFeature):
+    """Crops, and the geometry that brings results back to their pictures."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "CropFeature":
+        """To a device, and `pixel_values` to a dtype: the geometry stays float32, in which a large photo has 1/1000 px,
+        not the two whole pixels of float16."""
+        exact = {name: value for name, value in self.items() if name != "pixel_values"}
+        super().to(*args, **kwargs)
+        self.data |= {name: torch.as_tensor(value).to(self.data[name].device) for name, value in exact.items()}
+        return self
 
 
 class HandMIMImageProcessor(PilBackend):
@@ -107,6 +123,7 @@ class HandMIMImageProcessor(PilBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         side = _square_side(size)
+        _check_options(box_scale, return_tensors, kwargs)
         fill = np.full(3, kwargs["image_mean"] if kwargs["do_normalize"] else 0.5, np.float32) * 255
         hands, crops = [], []
         for index, request in enumerate(hand_requests(images, boxes, handedness, intrinsics)):
@@ -132,7 +149,7 @@ class HandMIMImageProcessor(PilBackend):
             data[key] = column.float() if column.is_floating_point() else column
         if return_tensors == "np":
             data = {key: value.numpy() for key, value in data.items()}
-        return BatchFeature(data)
+        return CropFeature(data)
 
     def _normalised(self, crops: list[np.ndarray], side: int, **kwargs: Any) -> torch.Tensor:
         """(N, 3, S, S) float32 from crops (3, S, S) float32 in [0, 255]."""
@@ -143,6 +160,13 @@ class HandMIMImageProcessor(PilBackend):
             mean, std = (torch.tensor(kwargs[key]).expand(3)[:, None, None] for key in ("image_mean", "image_std"))
             pixels = pixels.sub_(mean).div_(std)
         return pixels
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own; code that came from a repository goes along."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        if is_remote_code():
+            keep_remote_code(save_directory, IMAGE_PROCESSOR_NAME)
+        return saved
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Publish the processor, and its code, to a repository that has or will get a model; its card stays."""
@@ -169,9 +193,16 @@ class HandMIMImageProcessor(PilBackend):
             `box` (4,), `handedness`, `score` in [0, 1] that the crop shows a hand of that side (None without a score
             head), `image_index`, `faces` (F, 3) int64 if given, and the maps that a HIU-DMTL network gives: `heatmaps`,
             `mask`, `pof`, `heatmap_keypoints`, `crop_box`, see `hand_maps.restore_maps`.
+
+        Raises:
+            ValueError: Outputs without a mesh, or of another number of crops than inputs.
         """
         inputs = {key: torch.as_tensor(value).detach().cpu() for key, value in inputs.items()}
         mirrored = inputs["mirrored"].bool()
+        if outputs.get("vertices") is None:
+            raise ValueError("the network gives no mesh: it was built with mesh=False")
+        if len(outputs["vertices"]) != len(mirrored):
+            raise ValueError(f"outputs are of {len(outputs['vertices'])} crops, but inputs of {len(mirrored)}")
         flip = torch.where(mirrored[:, None, None], torch.tensor([-1.0, 1.0, 1.0]), torch.ones(3))
         tensors = {name: _float(outputs[name]) for name in ("vertices", "joints", "betas", "translation")}
         tensors["vertices"] = tensors["vertices"] * flip
@@ -325,6 +356,22 @@ def _numbers(values: Any, name: str) -> np.ndarray:
 
 def _float(value: Any) -> torch.Tensor:
     return torch.as_tensor(value).detach().float().cpu()
+
+
+def _check_options(box_scale: float, return_tensors: Any, options: dict[str, Any]) -> None:
+    """Raises InputError for options of other image processors that would have no effect here."""
+    if isinstance(box_scale, bool) or not isinstance(box_scale, (int, float)) or not 0 < box_scale < MAX_BOX:
+        raise InputError(f"box_scale must be above 0 and below {MAX_BOX}, got {box_scale!r}")
+    if return_tensors not in (None, "pt", "np"):
+        raise InputError(f"return_tensors must be 'pt' or 'np', got {return_tensors!r}")
+    given = {name: options[name] for name in WITHOUT_EFFECT if options.get(name)}
+    if options.get("do_resize") is False:
+        given["do_resize"] = False
+    if options.get("data_format") not in (None, "channels_first"):
+        given["data_format"] = options["data_format"]
+    if given:
+        name, value = next(iter(given.items()))
+        raise InputError(f"{name}={value!r} is not done here: crops are always one antialiased warp to (N, 3, S, S)")
 
 
 def _square_side(size: SizeDict | None) -> int:

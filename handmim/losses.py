@@ -228,6 +228,45 @@ def pick_cells(cells: Tensor, count: int) -> Tensor:
     return (place + 0.5) * (2 / side) - 1
 
 
+# What both families' `forward` takes as labels, and the shape of each behind the batch; None: of any length. Of those
+# that a data set may give besides nothing is learned.
+LABEL_SHAPES: dict[str, tuple[int | None, ...]] = {
+    "global_orient": (3, 3),
+    "hand_pose": (15, 3, 3),
+    "betas": (10,),
+    "vertices": (None, 3),
+    "joints": (21, 3),
+    "keypoints_2d": (21, 2),
+    "mask": (None, None),
+    "hand": (),
+    "visibility": (21,),
+}
+
+
+def check_labels(labels: dict[str, Tensor], batch: int, weights: dict[str, float]) -> None:
+    """Raises ValueError unless labels have known names and shapes, and vertices the wrist that they are compared by.
+
+    Args:
+        labels: Of `forward`.
+        batch: Number of crops.
+        weights: Of the losses.
+    """
+    if not isinstance(labels, dict):
+        raise ValueError(f"labels must be a dict of tensors by name, got {type(labels).__name__}")
+    unknown = sorted(labels.keys() - LABEL_SHAPES.keys())
+    if unknown:
+        raise ValueError(f"labels must be some of {', '.join(LABEL_SHAPES)}, got {', '.join(unknown)}")
+    for name, label in labels.items():
+        expected = (batch, *LABEL_SHAPES[name])
+        if label.dim() != len(expected) or any(
+            size not in (None, given) for size, given in zip(expected, label.shape, strict=True)
+        ):
+            wanted = ", ".join("any" if size is None else str(size) for size in expected)
+            raise ValueError(f"the label {name} must be ({wanted}), got {tuple(label.shape)}")
+    if "vertices" in labels and "joints" not in labels and weights["vertices"]:
+        raise ValueError("the label vertices needs joints beside it: meshes are compared from wrist to wrist")
+
+
 def check_vertices(target: Tensor, vertices: Tensor) -> None:
     """Raises ValueError unless label (B, V, 3) and estimate (..., B, V, 3) are of one hand model."""
     if target.shape[-2] != vertices.shape[-2]:

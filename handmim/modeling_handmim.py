@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import initialization as init
@@ -15,6 +16,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_handmim import HandMIMConfig
 from .fitting import fit_output
+from .geometry import crop_cameras
 from .hand_pretrained import HandPreTrainedModel, build_hand_model, score_layers
 from .hand_state import NUM_KEYPOINTS, decode_hand, mean_state
 from .layers_handmim import (
@@ -28,6 +30,7 @@ from .layers_handmim import (
     soft_argmax,
 )
 from .losses import (
+    check_labels,
     heatmap_keypoint_loss,
     heatmap_loss,
     mesh_losses,
@@ -180,7 +183,7 @@ class HandMIMModel(HandMIMPreTrainedModel):
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a mask token: build the model with use_mask_token=True")
             x = torch.where(bool_masked_pos.view(*x.shape[:3], 1), self.mask_token.to(x.dtype), x)
-        x = self.encoder._pos_embed(x)
+        x = self._with_places(x)
         self._choose_attention(x)
         features = []
         for layer, block in enumerate(self.encoder.blocks, start=1):
@@ -192,6 +195,22 @@ class HandMIMModel(HandMIMPreTrainedModel):
                 features.append(x[:, 1:].transpose(1, 2).unflatten(2, grid))
         x = self.encoder.norm(x)
         return HandMIMModelOutput(x, x[:, 0], tuple(features) if output_features else None)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What makes tokens of pixels."""
+        return self.encoder.patch_embed
+
+    def _with_places(self, patches: Tensor) -> Tensor:
+        """Patch tokens (B, h, w, C) -> (B, 1 + h w, C), the class token first, with position embeddings of that grid.
+
+        As timm's encoder does it in its own `forward`, also for a batch of nothing.
+        """
+        encoder = self.encoder
+        places = resample_abs_pos_embed(
+            encoder.pos_embed, list(patches.shape[1:3]), encoder.patch_embed.grid_size, num_prefix_tokens=1
+        )
+        # `shape`, since `len` would make an exported graph one of this batch size
+        return torch.cat([encoder.cls_token.expand(patches.shape[0], -1, -1), patches.flatten(1, 2)], 1) + places
 
     def _choose_attention(self, x: Tensor) -> None:
         """Fused attention, unless `attn_implementation="eager"` or where it is slower: bfloat16 on a CPU.
@@ -272,7 +291,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             raise ValueError(f"pixel_values must be square crops, got {tuple(pixel_values.shape)}")
         if intrinsics is None:
             intrinsics = default_crop_intrinsics(size, pixel_values.device).expand(pixel_values.shape[0], 3, 3)
-        intrinsics = intrinsics.float()
+        intrinsics = crop_cameras(intrinsics, pixel_values.shape[0])
         backbone = self.backbone(pixel_values)
         pooled = backbone.pooler_output
         maps = self.feature_pyramid(backbone.last_hidden_state)  # [patch tokens, x2, x4, ...]
@@ -358,6 +377,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         """
         weights = self.config.loss_weights
         joints = iterations[-1]["joints"]
+        check_labels(labels, len(joints), weights)
         with torch.autocast(joints.device.type, enabled=False):
             values = mesh_losses(iterations, labels, size, weights, intrinsics)
             factors = {name: weights[name] * len(iterations) for name in values}

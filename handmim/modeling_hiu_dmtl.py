@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_hiu_dmtl import HIUDMTLConfig
 from .criterion_hiu_dmtl import HandUnderstandingLoss
 from .fitting import fit_output
+from .geometry import crop_cameras
 from .hand_pretrained import HandPreTrainedModel, build_hand_model, score_layers
 from .hand_state import MAX_LOG_SCALE, STATE_SIZE, decode_hand, mean_state
 from .layers_hiu_dmtl import (
@@ -115,6 +116,10 @@ class HIUDMTLModel(HIUDMTLPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """What makes features of pixels."""
+        return self.stem
+
     @can_return_tuple
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> HIUDMTLModelOutput:
         """Looks at crops.
@@ -204,7 +209,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         ]
         score_logits = None
         if self.config.mesh:
-            intrinsics = None if intrinsics is None else intrinsics.float()
+            intrinsics = None if intrinsics is None else crop_cameras(intrinsics, pixel_values.shape[0])
             read = self.estimate_meshes(seen.features, stacks, intrinsics, size)
             if self.config.score_head:
                 score_logits = self.score(read).squeeze(-1).float()

@@ -4,6 +4,7 @@ transformers copies a Hub repository's code, and nothing else, to its module cac
 repository: this module finds them there, of the same commit as the code. The file travels to Hub repositories.
 """
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from transformers.utils import cached_file
 from .errors import ModelError
 
 OPEN_HAND_FILE = "open_hand.safetensors"
+ENTRY = "hub_classes"  # of a repository: the file by which all of its classes are entered
 # What of `from_pretrained`'s arguments says how the Hub is reached. The commit is the code's own.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 REMOTE_PACKAGE = "transformers_modules"
@@ -78,6 +80,29 @@ def code_repository(folder: Path) -> tuple[str, str] | None:
     start = len(parts) - 1 - parts[::-1].index(REMOTE_PACKAGE)
     names = [part.replace("_hyphen_", "-").replace("_dot_", ".") for part in parts[start + 1 : -1]]
     return "/".join(re.sub(r"^_(?=\d)", "", name) for name in names), parts[-1]
+
+
+def keep_remote_code(folder: str | os.PathLike, config: str) -> None:
+    """Saves code that came from a repository with what was built by it, entered by the same file.
+
+    transformers copies the file of the saved class and what that imports, and enters by it: the pipeline would be left
+    out, or have another version of the classes that it shares with the model (see `hub_code`).
+
+    Args:
+        folder: Where `save_pretrained` has written.
+        config: Name of the JSON file there that says where its classes are.
+    """
+    folder = Path(folder)
+    if not (_HERE / f"{ENTRY}.py").is_file():
+        return
+    for file in _HERE.glob("*.py"):
+        if not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+    values = json.loads((folder / config).read_text(encoding="utf-8"))
+    values["auto_map"] = {
+        auto: f"{ENTRY}.{place.rpartition('.')[2]}" for auto, place in values.get("auto_map", {}).items()
+    }
+    (folder / config).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def copy_open_hand(folder: str | os.PathLike, source: str | os.PathLike | None = None) -> Path:

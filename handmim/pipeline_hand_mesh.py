@@ -103,8 +103,11 @@ class HandMeshPipeline(Pipeline):
             raise ModelError(
                 f"a checkpoint with a mesh head is needed, got {type(self.model).__name__}; fine-tune it first"
             )
-        if self.image_processor is None:
-            raise ModelError("the pipeline needs an image processor; pass image_processor=HandMIMImageProcessor()")
+        if not hasattr(self.image_processor, "post_process_hand_mesh"):
+            raise ModelError(
+                "the pipeline needs an image processor of this package; pass image_processor=HandMIMImageProcessor(), "
+                f"got {type(self.image_processor).__name__}"
+            )
         self._detector_choice = detector
         self._detector: HandDetector | None = None
 
@@ -121,8 +124,8 @@ class HandMeshPipeline(Pipeline):
         """Estimate the hands of one picture, or of several.
 
         Args:
-            inputs: a path, URL, bytes, PIL picture or uint8 array (H, W, 3); a list of these; or a generator or dataset
-                of these or of dicts with `image` and any of `boxes`, `handedness`, `intrinsics`.
+            inputs: a path, URL, bytes, PIL picture or uint8 array (H, W, 3), or a dict with such an `image` and any of
+                `boxes`, `handedness`, `intrinsics`; a list, a generator or a dataset of these.
             boxes: xyxy image pixels, (4,) or (N, 4); for a list of pictures, a list of these. None: found.
             handedness: "left" or "right", for all boxes or one for each; a list of these for a list. None: found.
             intrinsics: (3, 3) pixels; a list of these for a list. None: from EXIF, or a stated default.
@@ -138,10 +141,12 @@ class HandMeshPipeline(Pipeline):
         Raises:
             ImageError, InputError: what was given cannot be used.
         """
-        if isinstance(inputs, (GeneratorType, Dataset, dict)):
+        listed = isinstance(inputs, (list, tuple)) and any(isinstance(item, dict) for item in inputs)
+        if listed or isinstance(inputs, (GeneratorType, Dataset, dict)):
             if any(value is not None for value in (boxes, handedness, intrinsics)):
                 raise InputError("boxes, handedness and intrinsics of a dict or a stream come in it, with each image")
-            return super().__call__(_request(inputs) if isinstance(inputs, dict) else inputs, **kwargs)
+            requests = [_request(item) for item in inputs] if listed else inputs
+            return super().__call__(_request(inputs) if isinstance(inputs, dict) else requests, **kwargs)
         requests = hand_requests(inputs, boxes, handedness, intrinsics)
         if is_single_image(inputs):
             return super().__call__(requests[0], **kwargs)
@@ -242,6 +247,8 @@ class HandMeshPipeline(Pipeline):
         postprocess_params: dict,
     ) -> Iterator[list[dict[str, Any]]]:
         """Batches of pictures rather than of tensors: pictures hold different numbers of hands."""
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
         by_index = hasattr(inputs, "__getitem__") and not isinstance(inputs, IterableDataset)
         stream = (inputs[i] for i in range(len(inputs))) if by_index else iter(inputs)
         while batch := list(itertools.islice(stream, batch_size)):

@@ -14,7 +14,7 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +48,11 @@ def poison_memory() -> None:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that learn, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def enable_checkpointing(model: PreTrainedModel) -> Callable[..., None]:
+    """transformers' method, under its name of now or, in older versions, of before."""
+    return getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
 
 
 class ModelTests:
@@ -132,8 +137,7 @@ class ModelTests:
         model.train()
         model.get_submodule(self.checkpointed_module).register_forward_pre_hook(count)
         other = copy.deepcopy(model)
-        enable = getattr(other, "activation_checkpointing_enable", None) or other.gradient_checkpointing_enable
-        enable()
+        enable_checkpointing(other)()
         gradients = []
         for candidate, expected_calls in ((model, 1), (other, 2)):
             calls = 0
@@ -144,6 +148,14 @@ class ModelTests:
         self.assert_same(*gradients, tolerance=1e-6)
         averages = [dict(candidate.named_buffers()) for candidate in (model, other)]
         self.assert_same(*averages, tolerance=1e-6)  # of batch norms, which move once
+
+    def test_reentrant_checkpointing_is_passed_over(self, model: PreTrainedModel, inputs: dict[str, Any]) -> None:
+        """It would lose gradients without a word."""
+        model.train()
+        with pytest.warns(UserWarning, match="use_reentrant=True would lose gradients"):
+            enable_checkpointing(model)({"use_reentrant": True})
+        model(**inputs).loss.backward()
+        assert all(parameter.grad is not None for parameter in trainable(model).values())
 
     # -- saving and loading
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassError
 
 from handmim.configuration_handmim import MEAN_GLOBAL_ORIENT, SIZES, HandMIMConfig
 
@@ -47,6 +47,19 @@ def test_loss_weights_are_completed() -> None:
     assert weights["vertices"] == 3.0 and weights["joints"] == 1.0
     weights["joints"] = 7.0
     assert HandMIMConfig().loss_weights["joints"] == 1.0  # nothing shared between configurations
+
+
+def test_what_from_pretrained_is_given_is_completed_and_checked(tmp_path: Path) -> None:
+    HandMIMConfig(loss_weights={"vertices": 3.0}, image_size=64).save_pretrained(tmp_path)
+    given = {"loss_weights": {"joints": 2.0}, "pretraining_config": {"pose_weight": 0.0}}
+    config = HandMIMConfig.from_pretrained(tmp_path, **given)
+    assert config.loss_weights == HandMIMConfig(loss_weights={"joints": 2.0}).loss_weights and config.image_size == 64
+    assert config.pretraining_config.pose_weight == 0
+    for wrong in ({"loss_weights": {"jints": 2.0}}, {"fit_steps": -1}, {"fit_steps": 3}):
+        with pytest.raises(StrictDataclassClassValidationError, match=next(iter(wrong))):
+            HandMIMConfig.from_pretrained(tmp_path, **wrong)
+    _, unused = HandMIMConfig.from_pretrained(tmp_path, unheard_of=1, return_unused_kwargs=True)
+    assert unused == {"unheard_of": 1}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,28 @@ def test_impossible_configurations_are_refused(field: str, value: object):
         HandDetectorConfig(**{field: value})
 
 
+def test_names_of_the_labels_may_be_other_ones(tmp_path: Path):
+    names = {0: "links", 1: "rechts", 2: "Hand"}
+    HandDetectorConfig(id2label=names).save_pretrained(tmp_path)
+    for config in (HandDetectorConfig(id2label=names), HandDetectorConfig.from_pretrained(tmp_path)):
+        assert config.id2label == names and config.label2id == {"links": 0, "rechts": 1, "Hand": 2}
+    assert HandDetectorConfig().label2id == {name: number for number, name in enumerate(LABELS)}
+
+
+def test_boxes_are_of_the_size_that_the_network_saw(folder: Path):
+    """Whatever the processor's own is: a call may ask for another."""
+    model, photo = small_detector().eval(), np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
+    found = []
+    for default in (64, 128):
+        processor = HandDetectorImageProcessor(size=default)
+        with torch.no_grad():
+            outputs = model(processor(photo, size=128, return_tensors="pt")["pixel_values"])
+        found.append(processor.post_process_object_detection(outputs, 0.0, [photo.shape[:2]])[0]["boxes"])
+    assert len(found[0]) and torch.equal(*found)
+    with pytest.raises(ValueError, match="one for each of the 1 pictures, got 2"):
+        processor.post_process_object_detection(outputs, 0.0, [(120, 200)] * 2)
+
+
 def test_forward_gives_a_grid_and_starts_without_hands():
     model = small_detector().eval()
     output = model(torch.zeros(2, 3, 64, 96)[..., :64])

@@ -112,6 +112,40 @@ def test_no_boxes_give_an_empty_batch() -> None:
     assert out.pixel_values.shape == (0, 3, 32, 32) and out.intrinsics.shape == (0, 3, 3)
 
 
+def test_the_geometry_stays_exact_in_other_precisions() -> None:
+    processor = HandMIMImageProcessor(size=64)
+    exact = processor(np.zeros((4000, 6000, 3), np.uint8), boxes=[4001, 3003, 5007, 3811], handedness="left")
+    for dtype in (torch.bfloat16, torch.float16):
+        other = processor(np.zeros((4000, 6000, 3), np.uint8), boxes=[4001, 3003, 5007, 3811], handedness="left")
+        other = other.to("cpu", dtype)
+        assert other.pixel_values.dtype == dtype and other.image_index.dtype == torch.int64
+        for name in ("intrinsics", "crop_affine", "mirrored", "image_intrinsics", "boxes"):
+            assert torch.equal(other[name], exact[name]), name
+    assert processor(picture(), return_tensors="np").to("cpu").pixel_values.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_resize": False}, {"crop_size": 32}, {"resample": 3}, {"return_tensors": "tf"},
+        {"data_format": "channels_last"}, {"box_scale": 0}, {"box_scale": -1.2}, {"box_scale": float("nan")},
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_refused(options: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        HandMIMImageProcessor(size=32)(picture(), **options)
+
+
+def test_results_must_be_of_the_crops() -> None:
+    processor = HandMIMImageProcessor(size=32)
+    inputs = processor(picture(), boxes=[[1, 1, 30, 30]] * 2)
+    outputs = StubNetwork()(inputs.pixel_values, inputs.intrinsics)
+    with pytest.raises(ValueError, match="outputs are of 2 crops, but inputs of 1"):
+        processor.post_process_hand_mesh(outputs, processor(picture()))
+    with pytest.raises(ValueError, match="no mesh"):
+        processor.post_process_hand_mesh({"heatmaps": torch.zeros(2, 21, 8, 8)}, inputs)
+
+
 @settings(max_examples=40, deadline=None)
 @given(boxes, st.booleans(), st.floats(500, 8000), st.floats(-500, 500))
 @example([0.0, 0.0, 2474.605150654632, 1900.037109375], False, 897.5562388432603, 0.0)

@@ -220,9 +220,29 @@ class TestMeshOutput:
         with pytest.raises(ValueError, match="multiples of 16, got 40"):
             model(torch.randn(1, 3, 40, 40))
         labels = make_labels(model, 3, make_intrinsics(3))
-        labels["vertices"] = labels["vertices"][:, :100]
+        whole = labels["vertices"]
+        labels["vertices"] = whole[:, :100]
         with pytest.raises(ValueError, match="got 100"):
             model(pixel_values, labels=labels)
+        for wrong, message in (
+            ({"keypoints2d": labels["keypoints_2d"]}, "got keypoints2d"),
+            ({"vertices": whole}, "vertices needs joints"),
+            ({"keypoints_2d": labels["keypoints_2d"][:1]}, r"keypoints_2d must be \(3, 21, 2\), got \(1, 21, 2\)"),
+            ({"joints": labels["joints"][..., :2]}, r"joints must be \(3, 21, 3\)"),
+            (labels["joints"], "dict of tensors"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                model(pixel_values, labels=wrong)
+        for shape in ((3, 3), (1, 3, 3), (3, 4, 4)):
+            with pytest.raises(ValueError, match="one for each crop"):
+                model(pixel_values, torch.ones(shape))
+
+    def test_a_batch_of_nothing(self, model: HandMIMForMeshEstimation) -> None:
+        output = model.eval()(torch.zeros(0, 3, SIZE, SIZE), torch.zeros(0, 3, 3))
+        assert output.vertices.shape == (0, 1649, 3) and output.keypoints_2d.shape == (0, 21, 2)
+
+    def test_the_patch_embedding_is_where_pixels_enter(self, model: HandMIMForMeshEstimation) -> None:
+        assert model.get_input_embeddings() is model.backbone.encoder.patch_embed
 
     def test_missing_mano_file_is_explained_and_recoverable(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pixel_values: Tensor

@@ -161,6 +161,10 @@ def test_streams_and_dicts(model: HandMIM) -> None:
     stream = ({"image": picture(), "boxes": [5, 5, 60, 60], "handedness": side} for side in ("left", "right"))
     assert [hands[0]["handedness"] for hands in model.pipeline(stream)] == ["left", "right"]
     assert model.pipeline({"image": picture(), "boxes": [5, 5, 60, 60], "handedness": "left"})[0]["score"]
+    listed = [{"image": picture(), "boxes": [5, 5, 60, 60], "handedness": side} for side in ("left", "right")]
+    assert [hands[0]["handedness"] for hands in model.pipeline([*listed, picture()])][:2] == ["left", "right"]
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        model.pipeline(listed, batch_size=0)
     assert model.pipeline([]) == []
     assert [len(hands) for hands in model.pipeline(Endless())] == [2, 2]
     with pytest.raises(InputError, match="'image'"):

@@ -13,6 +13,8 @@ from test_package import METADATA, names
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 from handmim import (
+    HandDetectorConfig,
+    HandDetectorForObjectDetection,
     HandMIMConfig,
     HandMIMForMeshEstimation,
     HandMIMForPreTraining,
@@ -26,24 +28,26 @@ from handmim.publishing import build_folder
 
 ROOT = Path(__file__).parents[1]
 PIXELS = "torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)"
+SHOWN = ("vertices", "last_hidden_state", "logits")  # what an output is compared by
 HIU = {"image_size": 64, "hidden_size": 16, "num_stacks": 1, "encoder_depth": 1, "encoder_levels": 2}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """Folders as they are published, each with what its model gives: mesh, backbone, hiu and mano."""
+    """Folders as they are published, each with what its model gives: mesh, backbone, hiu, detector and mano."""
     root = tmp_path_factory.mktemp("published")
     mesh = HandMIMForMeshEstimation.from_pretrained(tiny_checkpoint)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         models = {"mesh": mesh, "backbone": mesh.backbone, "hiu": HIUDMTLForHandUnderstanding(HIUDMTLConfig(**HIU))}
+        models["detector"] = HandDetectorForObjectDetection(HandDetectorConfig(image_size=64))
     for name, model in models.items():
         model.save_pretrained(root / "saved" / name)
         build_folder(root / "saved" / name, root / name, facts=None)
         pixels = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
         with torch.no_grad():
             output = model.eval()(pixels)
-        torch.save(output.get("vertices", output.get("last_hidden_state")), root / f"{name}.pt")
+        torch.save(next(output[name] for name in SHOWN if name in output), root / f"{name}.pt")
     mesh.config.hand_model = "mano"
     mesh.save_pretrained(root / "saved" / "mano")
     build_folder(root / "saved" / "mano", root / "mano", facts=None)
@@ -52,7 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> 
 
 @pytest.fixture()
 def filled_hub(hub: HubServer, folders: Path) -> HubServer:
-    for name in ("mesh", "backbone", "hiu", "mano"):
+    for name in ("mesh", "backbone", "hiu", "detector", "mano"):
         files = {path.name: path.read_bytes() for path in (folders / name).iterdir()}
         hub.create(f"org/my.hand-{name}").commit(files)
     return hub
@@ -69,7 +73,7 @@ trusted = dict(trust_remote_code=True)
 pipe = pipeline("hand-mesh-estimation", model=prefix + "mesh", detector="whole-image", **trusted)
 hands = pipe(picture)
 assert hands[0]["vertices"].shape == (1649, 3) and np.isfinite(hands[0]["vertices"]).all()
-for name in ("mesh", "backbone", "hiu"):
+for name in ("mesh", "backbone", "hiu", "detector"):
     config = AutoConfig.from_pretrained(prefix + name, **trusted)
     processor = AutoImageProcessor.from_pretrained(prefix + name, **trusted)
     model = AutoModel.from_pretrained(prefix + name, **trusted).eval()
@@ -77,8 +81,17 @@ for name in ("mesh", "backbone", "hiu"):
         assert type(thing).__module__.startswith("transformers_modules."), type(thing)
     with torch.no_grad():
         output = model({PIXELS})
-    given = output.get("vertices", output.get("last_hidden_state"))
-    torch.testing.assert_close(given, torch.load(f"{{root}}/{{name}}.pt"), rtol=1e-4, atol=1e-5)
+    expected = torch.load(f"{{root}}/{{name}}.pt")
+    given = next(output[name] for name in {SHOWN} if name in output)
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+    model.save_pretrained("kept/" + name)  # and from there once more, with all of its classes
+    processor.save_pretrained("kept/" + name)
+    AutoImageProcessor.from_pretrained("kept/" + name, **trusted)
+    with torch.no_grad():
+        output = AutoModel.from_pretrained("kept/" + name, **trusted).eval()({PIXELS})
+    torch.testing.assert_close(next(output[name] for name in {SHOWN} if name in output), given)
+kept = pipeline("hand-mesh-estimation", model="kept/mesh", detector="whole-image", **trusted)(picture)
+np.testing.assert_allclose(kept[0]["vertices"], hands[0]["vertices"], atol=1e-6)
 fresh = AutoModel.from_config(AutoConfig.from_pretrained(prefix + "mesh", **trusted), **trusted)
 torch.testing.assert_close(fresh.hand_model.template, pipe.model.hand_model.template)
 fresh.save_pretrained("saved")

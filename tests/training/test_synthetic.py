@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stub_network import TINY
 from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
+from handmim import HandMIMConfig, HandMIMForMeshEstimation
 from handmim.errors import ImageError
 from handmim.synthesis.backgrounds import BANK_SIDE
 from handmim.synthesis.photos import photo_tiles
@@ -37,6 +40,17 @@ def test_loader_serves_batches():
     pixels = batches[0]["pixel_values"]
     assert pixels.shape == (4, 3, 64, 64) and -1 <= pixels.min() < pixels.max() <= 1
     assert torch.isfinite(batches[0]["labels"]["joints"]).all()
+
+
+def test_transformers_trainer_takes_them_with_its_defaults(tmp_path: Path):
+    """It drops the name of a sample, which `forward` does not take, before the collator sees it."""
+    model = HandMIMForMeshEstimation(HandMIMConfig(**TINY))
+    arguments = TrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to="none", disable_tqdm=True)
+    data = SyntheticHands(8, seed=1, size=model.config.image_size)
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate_hands)
+    assert np.isfinite(trainer.train().training_loss)
+    cameraless = [{name: value for name, value in data[row].items() if name != "intrinsics"} for row in range(2)]
+    assert "intrinsics" not in collate_hands(cameraless)
 
 
 def test_epochs_can_bring_new_samples():

@@ -57,7 +57,7 @@ def collate_hands(items: Sequence[Item]) -> dict[str, Any]:
     """Stack items into what ``forward`` takes; labels that only some of them have are NaN for the others.
 
     Args:
-        items: See `HandItems`. Every label that occurs must have one shape.
+        items: See `HandItems`; all with intrinsics, or all without. Every label that occurs must have one shape.
 
     Returns:
         pixel_values (B, 3, S, S), intrinsics (B, 3, 3), labels {name: (B, ...)}, sample_ids (list of B str). Where some
@@ -106,12 +106,18 @@ def join_batches(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _stack(items: Sequence[Item]) -> dict[str, Any]:
     """Items that hold their pixels."""
     names = sorted({name for item in items for name in item["labels"]})
+    cameras = {"intrinsics": torch.stack([item["intrinsics"] for item in items])} if "intrinsics" in items[0] else {}
     return {
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
-        "intrinsics": torch.stack([item["intrinsics"] for item in items]),
+        **cameras,
         "labels": {name: _stack_label(name, items) for name in names},
-        "sample_ids": [item["sample_id"] for item in items],
+        "sample_ids": [_name(item) for item in items],
     }
+
+
+def _name(item: Item) -> str:
+    """Of a sample; transformers' Trainer drops what `forward` does not take, unless remove_unused_columns=False."""
+    return item.get("sample_id", "without a name")
 
 
 def _stack_label(name: str, items: Sequence[Item]) -> Tensor:
@@ -119,7 +125,7 @@ def _stack_label(name: str, items: Sequence[Item]) -> Tensor:
     present = next(value for value in values if value is not None)
     for item, value in zip(items, values, strict=True):
         if value is not None and value.shape != present.shape:
-            raise ValueError(_two_shapes(name, f"sample {item['sample_id']}", value.shape, present.shape))
+            raise ValueError(_two_shapes(name, f"sample {_name(item)}", value.shape, present.shape))
     if all(value is not None for value in values):
         return torch.stack(values)
     missing = torch.full_like(present, torch.nan, dtype=torch.float32)
