@@ -141,9 +141,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_estimate_options(parser: argparse.ArgumentParser) -> None:
     """`--tta` and `--fit-steps`, beside every option that names a checkpoint to predict with."""
-    parser.add_argument("--tta", action="store_true", help="look at each hand three times, also turned (README)")
     parser.add_argument(
-        "--fit-steps", type=int, metavar="N", help="of the fit to heat maps; 0: none (default: as the checkpoint says)"
+        "--tta", action="store_true", help="look at each hand three times, also turned (README); no masks and maps"
+    )
+    parser.add_argument(
+        "--fit-steps",
+        type=int,
+        metavar="N",
+        help="steps of the fit to heat maps; 0: none (default: as the checkpoint says)",
     )
 
 

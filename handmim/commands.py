@@ -143,8 +143,11 @@ def check_maps(model: "HandMIM", asked: bool) -> None:
     """Whether `--maps` can be served.
 
     Raises:
+        InputError: Maps of turned looks, which would not lie over each other, are asked for.
         ModelError: The checkpoint draws no maps.
     """
+    if asked and model.pipeline.tta:
+        raise InputError("--maps shows what one look sees: leave --tta out")
     tasks = getattr(model.model.config, "tasks", ())
     if asked and not {"heatmaps", "pof"} & set(tasks):
         raise ModelError("--maps needs a HIU-DMTL checkpoint that learned heat maps or orientation fields")
@@ -197,8 +200,10 @@ def hub_options(model: str | None, revision: str | None) -> dict[str, str]:
     """
     if revision is None:
         return {}
-    if model is None or Path(model).is_dir():
-        what = "the one in the package" if model is None else f"the folder {model}"
+    from .checkpoints import checkpoint_source
+
+    if Path(checkpoint_source(model)).is_dir():
+        what = f"the folder {model}" if model and Path(model).is_dir() else "one in the package"
         raise InputError(f"--revision is for a checkpoint on the Hub, got {revision!r} for {what}")
     return {"revision": revision}
 
@@ -323,11 +328,12 @@ def _embedded_checkpoint() -> str:
 
 
 def _detectors() -> str:
-    """The first is what "auto" takes; and why it is not a better one."""
-    from .detection import available_detectors, resolve_detector
+    """The first is what "auto" takes; and why it is not MediaPipe."""
+    from .detection import available_detectors
+    from .mediapipe_detector import find_task_file, mediapipe_problem
 
-    reason = getattr(resolve_detector("auto"), "reason", None)
-    return ", ".join(available_detectors()) + (f" ({reason})" if reason else "")
+    problem = mediapipe_problem(find_task_file(None, strict=False))
+    return ", ".join(available_detectors()) + (f" ({problem})" if problem else "")
 
 
 def _hand_models() -> list[tuple[str, str]]:

@@ -101,7 +101,9 @@ class HandMIMConfig(PreTrainedConfig):
         loss_weights: Weight of each loss term. Units bring the terms to one scale (about 0.03 to 0.1 each once
             trained): 3D distances are in decimetres, 2D ones in half-sides of the crop, rotations per matrix element;
             betas, in standard deviations, have 0.02 because single images hardly show them (SPIN: 0.001 of the
-            pose weight). "mask", for samples that have no other label, is ours and off: the paper has none.
+            pose weight). Beside the paper's terms, ours: "heatmap" and "heatmap_keypoints" (with `heatmap_evidence`),
+            "score" (with `score_head`), "shape_prior" and "pose_prior" (off), and "mask" (off), for samples that have
+            no other label.
         pretraining_config: How the network is, or was, pre-trained; a dict of [`HandMIMPreTrainingConfig`]'s fields
             will do. Only [`HandMIMForPreTraining`] uses it.
     """

@@ -17,7 +17,7 @@ from .config_format import (
 TASKS = ("heatmaps", "mask", "pof")
 
 # Blocks of an encoder level for each number of stacks: 1, 2 and 4 stacks then cost about the same (tables 2 and 5);
-# the 8 stacks of table 3 are twice the network of 4.
+# the 8 stacks of table 3 are 1.75 times the cost of 4.
 ENCODER_DEPTHS = {1: 13, 2: 5, 4: 1, 8: 1}
 
 # Pixels of the input for a cell of a stem's coarsest map.
@@ -62,7 +62,8 @@ class HIUDMTLConfig(PreTrainedConfig):
         stem: "convolutions" are the paper's two. "efficientnet" is EfficientNet-Lite0 up to stride 16, its maps of
             strides 4, 8 and 16 brought together at stride 4; it can start from what it learned on ImageNet
             (`efficientnet_weights`), or on hands with the other family. Ours.
-        hidden_size: Channels of every map (hourglass: 256; half of it keeps four stacks at the cost of a ViT-S).
+        hidden_size: Channels of every map (hourglass: 256; with half of it four stacks cost one and a half times what a
+            ViT-S does).
         num_stacks: Multi-task blocks (table 2: 1, 2, 4; table 3: 8).
         encoder_depth: Residual blocks at each resolution of an encoder. None: 13, 5, 1, 1 for 1, 2, 4, 8 stacks, so
             that 1, 2 and 4 stacks have similar cost (section 4.4).

@@ -104,7 +104,12 @@ def _add_export(commands: Any) -> None:
         help="a mesh model as an ONNX graph or a torch.export program",
         description="The batch stays open, the crop's size is the model's. MANO's arrays never enter a file.",
     )
-    export.add_argument("model", nargs="?", metavar="MODEL", help="Hub id or folder (default: the one in the package)")
+    export.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="Hub id, folder, or a checkpoint in the package (default: handmim-tiny-open)",
+    )
     add_revision_option(export)
     target = export.add_mutually_exclusive_group(required=True)
     target.add_argument(

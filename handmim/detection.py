@@ -141,10 +141,10 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     """The detector a user asks for.
 
     Args:
-        choice: "auto" (MediaPipe if it works here, otherwise our own), "open" (our own), "open-fine" (our own, which
-            then looks for small hands, too, and takes several times as long), "mediapipe", "none" or "whole-image"
-            (None too), the Hub id or folder of a detector of our own kind or of any object detector, or an object with
-            a `detect` method.
+        choice: "auto" (MediaPipe if it works here, otherwise our own), "open" (our own, also by its checkpoint's name),
+            "open-fine" (our own, which then looks for small hands, too, and takes several times as long), "mediapipe",
+            "none" or "whole-image" (None too), the Hub id or folder of a detector of our own kind or of any object
+            detector, or an object with a `detect` method.
 
     Raises:
         DetectorUnavailableError: what is asked for is not there.
@@ -158,7 +158,7 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     if choice == "auto":
         problem = mediapipe_problem(find_task_file(None, strict=False))
         return MediaPipeDetector() if not problem else open_detector() or WholeImage(reason=problem)
-    if choice in ("open", "open-fine"):
+    if choice in ("open", "open-fine", "hand-detector-tiny-open"):
         detector = open_detector(fine=choice == "open-fine")
         if detector is None:
             raise DetectorUnavailableError("our own detector comes with the package: pip install handmim")
@@ -168,8 +168,8 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
         if "/" in name or Path(name).is_dir():
             return open_detector(name) or HubDetector(name)
         raise InputError(
-            "detector must be 'auto', 'open', 'open-fine', 'mediapipe', 'whole-image' or the Hub id of an object "
-            f"detector, got {name!r}"
+            "detector must be 'auto', 'open', 'open-fine', 'mediapipe', 'whole-image', a folder or the Hub id of an "
+            f"object detector, got {name!r}"
         )
     if callable(getattr(choice, "detect", None)):
         return choice

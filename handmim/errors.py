@@ -22,7 +22,7 @@ class ImageError(HandMIMError, ValueError):
 
 
 class InputError(HandMIMError, ValueError):
-    """A box, a handedness or a camera that makes no sense."""
+    """What the caller asked for makes no sense: a box, a handedness, a camera, an option."""
 
 
 class ModelError(HandMIMError, ValueError):

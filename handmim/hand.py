@@ -52,10 +52,10 @@ class Hand:
             unlike `keypoints_2d`, no mesh has to fit. This and what follows is of HIU-DMTL checkpoints that learned it,
             else None.
         crop_box: (4,) xyxy, image pixels: the outer edges of the square that the maps cover, from left to right and
-            from top to bottom for either side. 64 cells for a crop of 256 px.
-        mask: (64, 64) probability that a cell is hand; `image_mask` makes a picture of it.
-        heatmaps: (21, 64, 64), height about 1 at a keypoint.
-        pof: (20, 3, 64, 64) part orientation fields of the bones that end in joints 1, ..., 20 (the first of each
+            from top to bottom for either side. h = 64 cells for a crop of 256 px.
+        mask: (h, h) probability that a cell is hand; `image_mask` makes a picture of it.
+        heatmaps: (21, h, h), height about 1 at a keypoint.
+        pof: (20, 3, h, h) part orientation fields of the bones that end in joints 1, ..., 20 (the first of each
             finger starts at the wrist): on the bone the unit direction in the picture (x right, y down) and z of the
             unit direction in space, 0 elsewhere.
     """
@@ -154,7 +154,7 @@ class Hand:
         from .hand_maps import image_mask
 
         if self.mask is None:
-            raise InputError("the hand has no mask: that takes a HIU-DMTL checkpoint with the task 'mask'")
+            raise InputError("the hand has no mask: that takes a HIU-DMTL checkpoint with the task 'mask', without tta")
         width, height = load_picture(self.image if image is None else image).size
         return image_mask(self.mask, self.crop_box, width, height, threshold)
 
@@ -224,13 +224,15 @@ class HandMIM:
             fit_steps: in place of the checkpoint's own: how long each hand is fitted to the heat maps that were seen
                 beside it (see `fitting`); 0 is faster and leaves the network's estimate as it is.
             tta: test-time augmentation: each hand is looked at three times, also turned, which takes more than twice as
-                long. Measure it: handmim-tiny-open is better for it, hiu-dmtl-tiny-open hardly (see `tta`).
+                long. Measure it: handmim-tiny-open is better for it, hiu-dmtl-tiny-open hardly (see `tta`). A HIU-DMTL
+                network then gives no mask and no maps.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
 
         Raises:
             ModelError: no such checkpoint, or it is damaged or of another kind.
             ManoFileNotFoundError: the checkpoint needs MANO, and there is no file.
-            InputError: an unknown device or dtype, or `fit_steps` of a network that draws no heat maps.
+            InputError: an unknown device, dtype or backend, a `hand_model_path` for the open hand, or `fit_steps` below
+                0, above 100, or of a network that draws no heat maps.
         """
         if "torch_dtype" in hub_kwargs:
             raise InputError(f"torch_dtype is called dtype here: dtype={hub_kwargs['torch_dtype']!r}")

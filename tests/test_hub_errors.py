@@ -167,6 +167,6 @@ def test_a_mistake_in_the_call_is_no_damage(tiny_checkpoint: Path) -> None:
 
 def test_revisions_are_the_hubs(tiny_checkpoint: Path) -> None:
     assert hub_options("org/name", None) == {} and hub_options("org/name", "v1") == {"revision": "v1"}
-    for model in (None, str(tiny_checkpoint)):
+    for model in (None, str(tiny_checkpoint), "hiu-dmtl-tiny-open"):
         with pytest.raises(InputError, match="--revision is for a checkpoint on the Hub, got 'v1'"):
             hub_options(model, "v1")

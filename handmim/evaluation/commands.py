@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-EMBEDDED = "embedded"
+EMBEDDED = "embedded"  # another name of the default checkpoint
 
 
 def add_commands(commands: Any) -> None:
@@ -27,7 +27,7 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument("benchmark", metavar="BENCHMARK", help="freihand, ho3d-v2, ho3d-v3, rhd, real-photos, ...")
     source = evaluate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", metavar="M", help="Hub id or folder, or 'embedded': the checkpoint in the package")
+    source.add_argument("--model", metavar="M", help="Hub id, folder, or a checkpoint in the package")
     source.add_argument("--pred", type=Path, metavar="FILE", help="a submission (pred.json) to FreiHAND or HO3D")
     add_revision_option(evaluate)
     evaluate.add_argument("--data", type=Path, required=True, metavar="ROOT", help="folder of the official layout")

@@ -1,7 +1,9 @@
 """A small collection of annotated photographs from many sources, described by one manifest.
 
-The manifest (JSON, "realdata manifest v1") lists for each hand: image, box, handedness, 21 keypoints in pixels or none,
-3D joints in the camera frame or none, a mask or none, source, and perhaps a split ("dev" if it does not say).
+The manifest is JSON: {"format": "realdata manifest v1", "samples": [...]}, and of each hand: `id`; `image`, a path
+from the manifest's folder on; `bbox`, xyxy pixels, and `bbox_source`; `handedness`; `keypoints_2d`, 21 in pixels, or
+null; `keypoints_3d`, 21 in metres in the camera frame, or null; `K`, (3, 3) pixels, or null; `mask`, a path, or null;
+`source`; and perhaps `split` ("dev" if it does not say).
 """
 
 from __future__ import annotations
