@@ -18,7 +18,7 @@ MESH_WEIGHT, CANDIDATE_SHARE = 0.3, 2 / 3
 # By the longer side of a hand's box over the picture's: from where on hands are looked for at the coarse side, too, and
 # up to where at the fine one.
 LARGE, SMALL = 0.3, 0.15
-FINE_SIZE = 768  # of "open-fine": 576 find .50 of the hands that fill less than a twelfth of a picture, 768 .58
+FINE_SIZE = 768  # of "open-fine"; what it and another side find is in the card
 SIDES: tuple[Side | None, ...] = ("left", "right", None)  # by label, see `image_processing_hand_detector`
 
 

@@ -60,7 +60,8 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--model", help="checkpoint folder or Hub id, or 'embedded'")
     parser.add_argument("--no-boxes", action="store_true", help="the model gets no boxes, sides and cameras")
-    parser.add_argument("--detector", nargs="+", default=["open"], help="of --no-boxes: open, whole-image, a folder")
+    detectors = "of --no-boxes: open, open-fine, whole-image, a folder"
+    parser.add_argument("--detector", nargs="+", default=["open"], help=detectors)
     parser.add_argument("--tta", action="store_true", help="further rows of the model, with test-time augmentation")
     parser.add_argument("--mediapipe-python", help="interpreter that has mediapipe <= 0.10.21")
     parser.add_argument("--no-mean", action="store_true", help="leave the mean hand out")
@@ -166,8 +167,9 @@ def whole_picture_prediction(reader: Any, truth: Any, name: str, detector: str, 
             f"the better score: {sides}; in pictures with several hands another one than the labelled may be found, "
             "which counts as error 1."
         )
-    return {f"{shown(name, tta)}, own detector": prediction}, (
-        f"With our own detector in place of boxes and sides{', and TTA,' if tta else ''} {sides}; a hand it misses "
+    which = "fine detector" if detector == "open-fine" else "own detector"
+    return {f"{shown(name, tta)}, {which}": prediction}, (
+        f"With our {which} in place of boxes and sides{', and TTA,' if tta else ''} {sides}; a hand it misses "
         "counts as error 1."
     )
 
