@@ -313,7 +313,8 @@ def test_small_hands_are_looked_for_in_a_larger_picture_too(folder: Path, monkey
 
 
 def test_the_fine_look_has_a_name(folder: Path):
-    assert [resolve_detector(name).name for name in ("open", "open-fine")] == ["open", "open-fine"]
+    names = {"open": "open", "hand-detector-tiny-open": "open", "open-fine": "open-fine"}
+    assert {choice: resolve_detector(choice).name for choice in names} == names
     assert OpenHandDetector(folder, fine_size=640).name == f"{folder}-640"
     for size in (0, -32, 100):
         with pytest.raises(InputError, match="multiple of 32"):

@@ -239,6 +239,11 @@ def test_files_of_an_earlier_run_go_only_if_it_lists_them(
     assert kept <= set(os.listdir(out))
 
 
+def test_maps_of_turned_looks(predict: Callable, hiu_checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
+    assert predict(hiu_checkpoint, *ONE, "--maps", "--tta") == (1, set())
+    assert "--maps shows what one look sees: leave --tta out" in capsys.readouterr().err
+
+
 def test_maps_of_a_checkpoint_that_draws_none(
     predict: Callable, tiny_checkpoint: Path, capsys: pytest.CaptureFixture
 ) -> None:
