@@ -142,7 +142,7 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
 
     Args:
         choice: "auto" (MediaPipe if it works here, otherwise our own), "open" (our own, also by its checkpoint's name),
-            "open-fine" (our own, which then looks for small hands, too, and takes several times as long), "mediapipe",
+            "open-fine" (our own, which then looks for small hands, too, and takes four times as long), "mediapipe",
             "none" or "whole-image" (None too), the Hub id or folder of a detector of our own kind or of any object
             detector, or an object with a `detect` method.
 
