@@ -116,7 +116,7 @@ class HubDetector:
         self.name, self.min_score, self.overlap = os.fspath(model), min_score, overlap
         try:
             self._pipeline = pipeline("object-detection", model=self.name, **pipeline_kwargs)
-        except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"no object detector could be loaded from {self.name!r} ({reason})") from error
         self.labels = hand_labels(self._pipeline.model.config.id2label.values())

@@ -148,7 +148,7 @@ def is_open_detector(source: str | os.PathLike) -> bool:
 
     try:
         config, _ = PreTrainedConfig.get_config_dict(source)
-    except OSError:
+    except (OSError, TypeError):  # the second of older versions of transformers, where the file holds a list
         return False
     return isinstance(config, dict) and config.get("model_type") == HandDetectorConfig.model_type
 

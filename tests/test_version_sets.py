@@ -14,7 +14,18 @@ LIST = ROOT / "tests" / "model_files.txt"
 VERSIONS = (ROOT / "tests" / "older_versions.txt").read_text().splitlines()
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Besides the files that a repository carries: how they come and go, and what is counted in them.
-BESIDES = {"checkpoints", "config_format", "hand", "hub", "hub_code", "hub_errors", "publishing", "remote_code", "zoo"}
+BESIDES = {
+    "checkpoints",
+    "config_format",
+    "hand",
+    "hand_detector",
+    "hub",
+    "hub_code",
+    "hub_errors",
+    "publishing",
+    "remote_code",
+    "zoo",
+}
 
 
 def numbers(version: str) -> list[int]:
