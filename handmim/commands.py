@@ -330,9 +330,9 @@ def _embedded_checkpoint() -> str:
 def _detectors() -> str:
     """The first is what "auto" takes; and why it is not MediaPipe."""
     from .detection import available_detectors
-    from .mediapipe_detector import find_task_file, mediapipe_problem
+    from .mediapipe_detector import why_no_mediapipe
 
-    problem = mediapipe_problem(find_task_file(None, strict=False))
+    problem = why_no_mediapipe()
     return ", ".join(available_detectors()) + (f" ({problem})" if problem else "")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import InputError
 from .hand_boxes import Detection, Side, clip_box, whole_box, without_duplicates
-from .mediapipe_detector import DetectorUnavailableError, MediaPipeDetector, find_task_file, mediapipe_problem
+from .mediapipe_detector import DetectorUnavailableError, MediaPipeDetector, why_no_mediapipe
 
 _HAND_LABEL = re.compile(r"(?<![a-z])(?:(?:left|right|human|person)[ _-]?)?(?:hands?|palms?)(?![a-z])", re.IGNORECASE)
 _SIDE_LABEL = re.compile(r"(?<![a-z])(left|right)", re.IGNORECASE)
@@ -156,7 +156,7 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     if choice == "mediapipe":
         return MediaPipeDetector()
     if choice == "auto":
-        problem = mediapipe_problem(find_task_file(None, strict=False))
+        problem = why_no_mediapipe()
         return MediaPipeDetector() if not problem else open_detector() or WholeImage(reason=problem)
     if choice in ("open", "open-fine", "hand-detector-tiny-open"):
         detector = open_detector(fine=choice == "open-fine")
@@ -178,7 +178,7 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
 
 def available_detectors() -> list[str]:
     """Names that `resolve_detector` takes and that work in this installation, the one "auto" takes first."""
-    problem = mediapipe_problem(find_task_file(None, strict=False))
+    problem = why_no_mediapipe()
     return [*([] if problem else ["mediapipe"]), *(["open", "open-fine"] if open_detector() else []), "whole-image"]
 
 

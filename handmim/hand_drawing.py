@@ -84,7 +84,5 @@ def _checked(hands: "list[Hand]", layers: str | Sequence[str] | None) -> tuple[s
     if unknown:
         raise InputError(f"layers must be some of {', '.join(LAYERS)}, got {unknown[0]!r}")
     if "mask" in chosen and any(hand.mask is None for hand in hands):
-        raise InputError(
-            "there is no mask to draw: that takes a HIU-DMTL checkpoint with the task 'mask', without tta"
-        )
+        raise InputError("there is no mask to draw: that takes a HIU-DMTL checkpoint with the task 'mask', without tta")
     return chosen

@@ -138,7 +138,8 @@ class HandPreTrainedModel(PreTrainedModel):
             if hasattr(self, "hand_model") and self.config.hand_model == "open":
                 copy_open_hand(save_directory, self.config.name_or_path)
         if push_to_hub and is_main_process:
-            hub |= {name: kwargs[name] for name in ("max_shard_size",) if name in kwargs}
+            if "max_shard_size" in kwargs:
+                hub["max_shard_size"] = kwargs["max_shard_size"]
             name = os.path.basename(os.path.normpath(save_directory))
             self.push_to_hub(hub.pop("repo_id", name), token=kwargs.get("token"), **hub)
 

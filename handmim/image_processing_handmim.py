@@ -364,7 +364,7 @@ def _check_options(box_scale: float, return_tensors: Any, options: dict[str, Any
         raise InputError(f"box_scale must be above 0 and below {MAX_BOX}, got {box_scale!r}")
     if return_tensors not in (None, "pt", "np"):
         raise InputError(f"return_tensors must be 'pt' or 'np', got {return_tensors!r}")
-    given = {name: options[name] for name in WITHOUT_EFFECT if options.get(name)}
+    given = {name: value for name in WITHOUT_EFFECT if (value := options.get(name)) is not None and value is not False}
     if options.get("do_resize") is False:
         given["do_resize"] = False
     if options.get("data_format") not in (None, "channels_first"):

@@ -228,8 +228,8 @@ def pick_cells(cells: Tensor, count: int) -> Tensor:
     return (place + 0.5) * (2 / side) - 1
 
 
-# What both families' `forward` takes as labels, and the shape of each behind the batch; None: of any length. Of those
-# that a data set may give besides nothing is learned.
+# What both families' `forward` takes as labels, and the shape of each behind the batch; None: of any length. Nothing is
+# learned from `visibility`, which the synthetic data set gives besides.
 LABEL_SHAPES: dict[str, tuple[int | None, ...]] = {
     "global_orient": (3, 3),
     "hand_pose": (15, 3, 3),

@@ -152,3 +152,8 @@ def mediapipe_problem(task_file: Path | None) -> str | None:
             f"{TASK_FILE_VARIABLE} to its path"
         )
     return None
+
+
+def why_no_mediapipe() -> str | None:
+    """`mediapipe_problem` of this installation, with the task file that the environment names, if any."""
+    return mediapipe_problem(find_task_file(None, strict=False))

@@ -145,8 +145,11 @@ class HandMeshPipeline(Pipeline):
         if listed or isinstance(inputs, (GeneratorType, Dataset, dict)):
             if any(value is not None for value in (boxes, handedness, intrinsics)):
                 raise InputError("boxes, handedness and intrinsics of a dict or a stream come in it, with each image")
-            requests = [_request(item) for item in inputs] if listed else inputs
-            return super().__call__(_request(inputs) if isinstance(inputs, dict) else requests, **kwargs)
+            if isinstance(inputs, dict):
+                inputs = _request(inputs)
+            elif listed:
+                inputs = [_request(item) for item in inputs]
+            return super().__call__(inputs, **kwargs)
         requests = hand_requests(inputs, boxes, handedness, intrinsics)
         if is_single_image(inputs):
             return super().__call__(requests[0], **kwargs)

@@ -127,7 +127,7 @@ def test_the_geometry_stays_exact_in_other_precisions() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"do_resize": False}, {"crop_size": 32}, {"resample": 3}, {"return_tensors": "tf"},
+        {"do_resize": False}, {"crop_size": 32}, {"resample": 0}, {"return_tensors": "tf"},
         {"data_format": "channels_last"}, {"box_scale": 0}, {"box_scale": -1.2}, {"box_scale": float("nan")},
     ],
 )  # fmt: skip

@@ -171,9 +171,8 @@ def test_curves_and_areas() -> None:
     assert auc_30px(truth, Predictions(predicted))["auc_2d_30px"] == pytest.approx(11 / 20)
     two = replace(truth, keypoints_2d=np.concatenate([target, target]))
     two.keypoints_2d[1, 1:] = np.nan
-    found = np.concatenate(
-        [predicted, np.full_like(predicted, np.nan)]
-    )  # one of two wrists is missed: a mean of joints
+    # one of two labelled wrists is missed, which counts as one joint of 21
+    found = np.concatenate([predicted, np.full_like(predicted, np.nan)])
     assert auc_30px(two, Predictions(found))["auc_2d_30px"] == pytest.approx(11 / 20 * (20 + 0.5) / 21)
 
 
