@@ -23,7 +23,7 @@ from torch import Tensor
 from ..atomic_files import atomic_file
 from ..errors import NPZ_ERRORS, DataError, HandMIMError, ModelError
 from ..hand_maps import restore_maps
-from ..training.datasets.crops import sample_box, whole_picture
+from ..training.datasets.boxes import sample_box, whole_picture
 from ..training.datasets.files import image_size
 from ..training.datasets.sample import HandReader, HandSample
 from ..tta import View, estimate_from_views, widen

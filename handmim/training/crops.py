@@ -32,8 +32,9 @@ from ..detection import GivenBoxes, HandDetector, resolve_detector
 from ..errors import DataError, ImageError, InputError
 from ..hand_boxes import Detection
 from ..images import LoadedImage, load_image
+from .datasets.boxes import box_side
 from .datasets.files import load_lines
-from .datasets.images import MANIFEST, MAX_MANIFEST_BYTES, box_side, cut_square, find_pictures, parse_record
+from .datasets.images import MANIFEST, MAX_MANIFEST_BYTES, cut_square, find_pictures, parse_record
 
 JOURNAL = "sources.jsonl"
 JPEG_QUALITY = 95

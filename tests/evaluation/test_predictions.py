@@ -15,7 +15,8 @@ from handmim.errors import DataError, ModelError
 from handmim.evaluation.predictions import Predictions, Predictor, evaluated_box, predict, run_folder
 from handmim.evaluation.real_photos import RealPhotos
 from handmim.geometry import project
-from handmim.training.datasets.sample import HandSample, keypoint_box
+from handmim.training.datasets.boxes import keypoint_box
+from handmim.training.datasets.sample import HandSample
 from handmim.tta import View
 
 COUNT = 10
@@ -136,7 +137,7 @@ def test_boxes(tmp_path: Path) -> None:
         nowhere = replace(sample, labels=labels)
         assert evaluated_box(nowhere).tolist() == [-0.5, -0.5, 39.5, 29.5]
         np.testing.assert_allclose(evaluated_box(nowhere, 1.25), [3.5, 2.5, 35.5, 26.5])
-    with pytest.raises(DataError, match="sample x: box must be"):
+    with pytest.raises(DataError, match="sample x: a box must be"):
         evaluated_box(replace(sample, box=np.array([3.0, 0, 1, 9])))
     with pytest.raises(DataError, match="y.png is missing"):
         evaluated_box(replace(nowhere, image=tmp_path / "y.png"))

@@ -22,10 +22,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import DataError
+from .boxes import keypoint_box
 from .files import file_part, folder_part, inside, names_in, require, require_folder
 from .json_records import json_records
 from .record_fields import add_once, numbers, text, whole_number
-from .sample import HandReader, HandSample, Part, keypoint_box
+from .sample import HandReader, HandSample, Part
 
 IMAGES = {"train": 118287, "val": 5000}
 SIDES = ("left", "right")

@@ -13,9 +13,10 @@ from ...atomic_files import atomic_file
 from ...drawing import draw_keypoints
 from ...errors import DataError
 from ...geometry import affine_points, crop_affine
+from .boxes import keypoint_box
 from .files import read_image
 from .label_checks import project_points
-from .sample import HandReader, HandSample, keypoint_box
+from .sample import HandReader, HandSample
 
 VERTEX_COLOUR = (90, 220, 255)
 MASK_COLOUR = (255, 240, 60)

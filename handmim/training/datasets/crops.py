@@ -19,15 +19,14 @@ from ...geometry import (
     crop_intrinsics,
     crop_rotation,
     mirror_matrix,
-    project,
 )
 from ...image_processing_handmim import MAX_BOX, resolve_intrinsics, square_crop
 from ...images import LoadedImage, load_image, load_reduced
 from ..augmentation import LUMINANCE, Augmentation, random_generator, to_tensor, warp
-from .images import box_side
+from .boxes import box_side, sample_box, whole_picture
 from .items import HandItems, Item
 from .new_backgrounds import NewBackgrounds, lay_over
-from .sample import LABEL_SHAPES, DataError, HandReader, HandSample, keypoint_box
+from .sample import LABEL_SHAPES, DataError, HandReader, HandSample
 
 TRAINING_LABELS = (*LABEL_SHAPES, "mask")
 FILL = (127.5, 127.5, 127.5)  # as the image processor: 0 once normalised
@@ -225,33 +224,6 @@ class Placement:
         return results
 
 
-def sample_box(sample: HandSample) -> np.ndarray | None:
-    """(4,) xyxy: the sample's box, or that of its keypoints, or of what can be projected, or of its mask, or None.
-
-    Raises:
-        DataError: The sample's box is none.
-    """
-    if sample.box is not None:
-        x0, y0, x1, y1 = map(float, sample.box)
-        if not (math.isfinite(x0 + y0 + x1 + y1) and x0 < x1 and y0 < y1):
-            raise DataError(f"box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {(x0, y0, x1, y1)}")
-        return sample.box
-    points = sample.labels.get("keypoints_2d")
-    for name in ("vertices", "joints"):
-        if points is None and name in sample.labels and sample.intrinsics is not None:
-            shape = torch.from_numpy(sample.labels[name]).double()
-            points = project(shape, torch.from_numpy(np.asarray(sample.intrinsics, np.float64))).numpy()
-    if points is not None:
-        box = keypoint_box(points)
-        if np.isfinite(box).all():
-            return box
-    if sample.load_mask is not None:
-        rows, columns = np.nonzero(sample.load_mask())
-        if len(rows):
-            return np.array([columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5])
-    return None
-
-
 def read_for_crop(sample: HandSample, box: np.ndarray | None, side: float) -> LoadedImage:
     """The sample's picture, decoded no finer than a crop needs whose box is `side` pixels large."""
     if box is None:
@@ -279,12 +251,6 @@ def read_mask_of(sample: HandSample, image: LoadedImage, kind: Literal["mask", "
     if mask.shape != (height, width):
         raise DataError(f"its {kind} is {mask.shape[1]} x {mask.shape[0]} px, but the picture {width} x {height}")
     return mask
-
-
-def whole_picture(size: tuple[int, int], box_scale: float) -> np.ndarray:
-    """(4,) the box whose crop is the whole picture of (width, height) `size`."""
-    centre, reach = np.array(size) / 2 - 0.5, np.array(size) / (2 * box_scale)
-    return np.concatenate([centre - reach, centre + reach])
 
 
 def warp_mask(mask: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:

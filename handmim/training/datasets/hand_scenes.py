@@ -26,9 +26,9 @@ from ...images import load_image
 from ...synthesis import SyntheticBatch, generate
 from ...synthesis.variety import Variety, find_variety
 from ..augmentation import LUMINANCE, Augmentation, random_generator, to_tensor, warp
-from .crops import sample_box
+from .boxes import keypoint_box, sample_box
 from .items import HandItems, Item
-from .sample import HandSample, keypoint_box
+from .sample import HandSample
 
 GRIDS = (1, 2, 3)  # tiles a side
 _SLOTS = 1 + 4 + 9  # tiles of all grids: each has rendered pictures of its own

@@ -23,6 +23,7 @@ from PIL import Image
 
 from ...errors import DataError, HandMIMError, ImageError
 from ...images import IMAGE_SUFFIXES, LoadedImage, load_image, load_reduced
+from .boxes import box_side, sample_box
 from .files import image_size, inside, load_lines, require, require_folder
 from .sample import HandReader
 
@@ -205,8 +206,6 @@ class ReaderImages(_FileImages):
         return len(self.reader)
 
     def entry(self, index: int) -> ImageEntry:
-        from .crops import sample_box
-
         sample = self.reader[index]
         name = f"sample {sample.id} of {self.reader.name}"
         return ImageEntry(name, sample.image, sample_box(sample), self.mirror_left and sample.handedness == "left")
@@ -378,18 +377,6 @@ def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
         return pixels
     height, width = (max(1, round(side * size / longest)) for side in pixels.shape[:2])
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
-
-
-def box_side(box: np.ndarray) -> float:
-    """The longer side of a box (4,) xyxy, pixels.
-
-    Raises:
-        DataError: It is none.
-    """
-    x0, y0, x1, y1 = map(float, box)
-    if not (math.isfinite(x0 + y0 + x1 + y1) and x0 < x1 and y0 < y1):
-        raise DataError(f"a box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {(x0, y0, x1, y1)}")
-    return max(x1 - x0, y1 - y0)
 
 
 def cut_square(image: LoadedImage, box: np.ndarray, size: int | None, box_scale: float) -> np.ndarray:

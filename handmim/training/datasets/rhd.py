@@ -23,10 +23,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import DataError
+from .boxes import keypoint_box
 from .files import file_part, folder_part, load_pickle, names_in, read_image, require, require_numbered
 from .label_checks import check_depth, check_in_frame, check_intrinsics, project_points
 from .record_fields import numbers
-from .sample import HandReader, HandSample, Part, keypoint_box
+from .sample import HandReader, HandSample, Part
 
 PICTURE = 320
 # Row i: the official place of the package's joint i. Fingers run from tip to palm there.

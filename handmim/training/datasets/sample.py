@@ -16,7 +16,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ...errors import DataError
-from ...hand_boxes import JOINT_MARGIN, box_around
 
 # Shape of each label; V is the number of vertices of the reader's hand model.
 LABEL_SHAPES: dict[str, tuple[int | str, ...]] = {
@@ -145,19 +144,3 @@ class HandReader(ABC, Sequence[HandSample]):
 
     def __iter__(self) -> Iterator[HandSample]:
         return (self[index] for index in range(len(self)))
-
-
-def keypoint_box(points: np.ndarray, margin: float = JOINT_MARGIN) -> np.ndarray:
-    """The box of labelled points.
-
-    Args:
-        points: (N, 2) pixels; NaN where not labelled.
-        margin: Added on each side, as a share of the longer side; joints lie inside the flesh.
-
-    Returns:
-        (4,) float32 xyxy pixels; NaN unless two labelled points lie apart: one point has no extent.
-    """
-    labelled = points[~np.isnan(points).any(-1)]
-    if not len(labelled) or not np.ptp(labelled, axis=0).any():
-        return np.full(4, np.nan, np.float32)
-    return box_around(labelled, margin).astype(np.float32)
