@@ -206,7 +206,7 @@ class HandMIMConfig(PreTrainedConfig):
             raise ValueError(f"patch_size must be at least 2, got {self.patch_size}")
         if self.stem != "patch" and self.patch_size != 16:
             raise ValueError(f"patch_size must be 16 with stem={self.stem!r}, got {self.patch_size}")
-        if self.image_size % self.patch_size:
+        if self.image_size < 1 or self.image_size % self.patch_size:
             raise ValueError(f"image_size must be a multiple of patch_size ({self.patch_size}), got {self.image_size}")
         if any(not 1 <= layer <= self.num_hidden_layers for layer in self.feature_layers):
             raise ValueError(

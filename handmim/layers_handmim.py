@@ -49,9 +49,13 @@ class ConvolutionalStem(nn.Module):
 
     def __init__(self, img_size: int, patch_size: int) -> None:
         super().__init__()
-        self.img_size = (img_size, img_size)
         self.patch_size = (patch_size, patch_size)
-        self.grid_size = (img_size // patch_size, img_size // patch_size)
+        self.set_input_size(img_size)
+
+    def set_input_size(self, img_size: int, **_: Any) -> None:
+        """Expect inputs of another side, pixels; timm's encoder asks for it and resamples its position embedding."""
+        self.img_size = (img_size, img_size)
+        self.grid_size = (img_size // self.patch_size[0], img_size // self.patch_size[1])
         self.num_patches = self.grid_size[0] * self.grid_size[1]
 
     def feat_ratio(self) -> int:

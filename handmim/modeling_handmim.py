@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -120,6 +121,37 @@ class HandMIMPreTrainedModel(HandPreTrainedModel):
             init.zeros_(module.mask_token)
         else:
             super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, image_size: int | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        """transformers' own; with `image_size` for crops of that size, as by `set_image_size`."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if image_size is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+            model.set_image_size(image_size)
+        return loaded
+
+    @torch.no_grad()
+    def set_image_size(self, image_size: int) -> None:
+        """Expect crops of another size, for training on them: position embeddings are resampled (bicubic) once.
+
+        Without it `forward` resamples for every batch of another size, and the embedding stays of its own.
+
+        Args:
+            image_size: Side of the crops in pixels, a multiple of `config.patch_size`.
+
+        Raises:
+            ValueError: It is no such multiple; nothing is changed.
+        """
+        patch = self.config.patch_size
+        if not isinstance(image_size, int) or image_size < 1 or image_size % patch:
+            raise ValueError(f"image_size must be a multiple of patch_size ({patch}), got {image_size}")
+        self.config.image_size = image_size
+        for module in self.modules():
+            if isinstance(module, VisionTransformer):
+                module.set_input_size(img_size=image_size)
 
 
 class HandMIMModel(HandMIMPreTrainedModel):

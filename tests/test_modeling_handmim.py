@@ -164,6 +164,29 @@ class TestMeshOutput:
         output = model(torch.randn(1, 3, 96, 96))
         assert output.heatmaps.shape[-2:] == (24, 24) and output.vertices.isfinite().all()
 
+    @pytest.mark.parametrize("changes", [{}, EVERYTHING])
+    def test_goes_on_with_another_image_size(self, changes: dict[str, Any], tmp_path: Path) -> None:
+        """It sees crops of that size as before, when its places were resampled for every batch, and keeps them."""
+        small = HandMIMForMeshEstimation(HandMIMConfig(**SMALL | changes)).eval()
+        small.save_pretrained(tmp_path / "small")
+        model, info = HandMIMForMeshEstimation.from_pretrained(
+            tmp_path / "small", image_size=96, output_loading_info=True
+        )
+        assert model.config.image_size == 96 and model.backbone.encoder.pos_embed.shape[1] == 37
+        assert model.backbone.encoder.pos_embed.requires_grad and not info["mismatched_keys"]
+        pixel_values = torch.randn(2, 3, 96, 96)
+        torch.testing.assert_close(model(pixel_values).vertices, small(pixel_values).vertices)
+        model.save_pretrained(tmp_path / "large")
+        again = HandMIMForMeshEstimation.from_pretrained(tmp_path / "large")
+        torch.testing.assert_close(again(pixel_values).vertices, model(pixel_values).vertices)
+
+    @pytest.mark.parametrize("image_size", [0, 90])
+    def test_no_size_of_whole_patches(self, image_size: int) -> None:
+        model = HandMIMForMeshEstimation(HandMIMConfig(**SMALL))
+        with pytest.raises(ValueError, match=f"multiple of patch_size.*got {image_size}"):
+            model.set_image_size(image_size)
+        assert model.config.image_size == SIZE
+
     def test_ray_frame_follows_the_principal_point(self, pixel_values: Tensor) -> None:
         """The same crop off the optical axis is the same hand turned with the ray: the same picture, nearly."""
         torch.manual_seed(0)

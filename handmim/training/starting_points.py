@@ -74,7 +74,7 @@ def build_model(section: dict[str, Any], seed: int) -> HandPreTrainedModel:
                 but the backbone of which the checkpoint has no weights, or has it in another form, starts from random
                 ones; of either family;
             hand_model_path: of MANO's file, for `hand_model: mano`;
-            further fields of `HandMIMConfig`.
+            further fields of `HandMIMConfig`; with `image_size` a checkpoint goes on with crops of that size.
         seed: Of new weights, which depend on nothing else.
 
     Raises:
