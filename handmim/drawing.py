@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .rendering import NEAR, Fragments, interpolate_pixels, project_with_depth, rasterize, vertex_normals
+from .rendering import Fragments, interpolate_pixels, project_with_depth, rasterize, vertex_normals
+from .scan_conversion import NEAR
 
 Color: TypeAlias = Sequence[float]
 Mesh: TypeAlias = tuple[Tensor | np.ndarray, Tensor | np.ndarray, Color | None]

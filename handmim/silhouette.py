@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .rendering import depth_map, nonzero, project_with_depth
+from .rendering import depth_map, project_with_depth
+from .scan_conversion import nonzero
 
 # Beyond this many units of sharpness the sigmoid is within 4e-4 of 0 or 1: no gradient worth computing.
 _REACH = 8.0

@@ -18,6 +18,7 @@ from handmim.rendering import (
     render_mask,
     vertex_normals,
 )
+from handmim.scan_conversion import Scan
 
 HEIGHT, WIDTH = 11, 14
 
@@ -309,7 +310,7 @@ def test_staggered_rows_are_sampled_further_right():
     points = project_with_depth(vertices @ random_rotation(3).T * 0.4 + torch.tensor([0.02, 0.01, 2.0]), camera(32))[
         None
     ]
-    staggered = rendering.Scan(points, faces, 32, 32, stagger=0.5).keys[0] > 0
+    staggered = Scan(points, faces, 32, 32, stagger=0.5).keys[0] > 0
     plain, moved = (rasterize(points - torch.tensor([x, 0, 0]), faces, 32, 32).mask[0] for x in (0.0, 0.5))
     assert torch.equal(staggered[::2], plain[::2]) and torch.equal(staggered[1::2], moved[1::2])
     assert not torch.equal(plain[1::2], moved[1::2])

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..rendering import nonzero
+from ..scan_conversion import nonzero
 from .backgrounds import colours
 from .light import Light
 from .persons import Persons
@@ -233,7 +233,7 @@ def draw_bodies(
 
     Returns:
         (N, S, S) int64 keys of the nearest faces, 0 for none, to be compared with those of other meshes by their upper
-        32 bits, see `rendering.Scan`; and (N, S, S) depth, m, infinite beside the body.
+        32 bits, see `scan_conversion.Scan`; and (N, S, S) depth, m, infinite beside the body.
     """
     mesh = load_body_mesh(str(picture.device))
     vertices, normals = pose_body(mesh, persons)

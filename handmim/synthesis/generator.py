@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..geometry import project
 from ..hand_model import HandModel, HandModelOutput
-from ..rendering import Scan, nonzero
+from ..scan_conversion import Scan, nonzero
 from . import backgrounds, cameras
 from .batch import HandsShown, SyntheticBatch, join
 from .bodies import draw_bodies, sample_clothes

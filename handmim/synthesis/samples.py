@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..rendering import Scan
+from ..scan_conversion import Scan
 
 STAGGER = 0.5  # px between the two samples of a pixel, to the right and down
 NEAR = 0.04  # m

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..rendering import nonzero
+from ..scan_conversion import nonzero
 from .hand_mesh import TEXTURE_SIDE, HandMesh
 from .skin import RING_PLACE, Skin
 

@@ -24,7 +24,8 @@ from handmim.training.finetuning import build_processor, finetune, prepare_recip
 from handmim.training.recipe import RecipeError, load_recipe
 from handmim.training.runs import arguments_of
 from handmim.training.starting_points import build_model
-from handmim.training.trainer import HandMIMTrainingArguments, hand_errors
+from handmim.training.trainer import HandMIMTrainingArguments
+from handmim.training.validation_errors import hand_errors
 
 SMALL = {"size": "tiny", "image_size": 64, "num_hidden_layers": 2, "feature_layers": [1, 2], "stem": "residual"}
 EXTRAS = {"score_head": True, "heatmap_evidence": True}

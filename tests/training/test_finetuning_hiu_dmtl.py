@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from handmim import HIUDMTLForHandUnderstanding
 from handmim.checkpoints import EMBEDDED_CHECKPOINT
@@ -23,7 +22,6 @@ from handmim.training.ema import EMA_FILE
 from handmim.training.finetuning import finetune
 from handmim.training.recipe import RecipeError
 from handmim.training.starting_points import build_model
-from handmim.training.trainer import map_errors
 
 SMALL = {
     "family": "hiu-dmtl", "image_size": 64, "hidden_size": 16, "num_stacks": 2, "encoder_depth": 1,
@@ -237,31 +235,6 @@ class TestParts:
         for part in ([0.5, 0.2], [0, 2], 0.5, [0, 0.01], ["a", 1]):
             with pytest.raises(RecipeError, match=r"data.0: part"):
                 build_training_data({"data": [entry(folder, part=part)]}, build_model(SMALL, seed=0), 0)
-
-
-def looped_map_errors(points: Tensor, mask: Tensor, labels: dict[str, Tensor], size: int) -> list[list[float]]:
-    rows = []
-    for row in range(len(points)):
-        truth = labels["keypoints_2d"][row]
-        errors = [(points[row, k] - truth[k]).norm().item() / size for k in range(21) if not truth[k].isnan().any()]
-        both = either = 0
-        for y in range(mask.shape[1]):
-            for x in range(mask.shape[2]):
-                cell = labels["mask"][row, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].float().mean() > 0.5
-                seen = mask[row, y, x] > 0.5
-                both, either = both + bool(cell & seen), either + bool(cell | seen)
-        rows.append([sum(errors) / len(errors), both / either])
-    return rows
-
-
-def test_map_errors_equal_a_loop() -> None:
-    torch.manual_seed(0)
-    points, mask = 64 * torch.rand(2, 21, 2), torch.rand(2, 16, 16)
-    labels = {"keypoints_2d": 64 * torch.rand(2, 21, 2), "mask": torch.rand(2, 64, 64) > 0.4}
-    labels["keypoints_2d"][1, 4] = torch.nan
-    errors = map_errors({"heatmap_keypoints": points, "mask": mask}, labels, 64)
-    torch.testing.assert_close(errors, torch.tensor(looped_map_errors(points, mask, labels, 64)))
-    assert map_errors({}, labels, 64).isnan().all()
 
 
 def test_command_line_trains_and_evaluates_every_stack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

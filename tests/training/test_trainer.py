@@ -13,13 +13,8 @@ from handmim.training.datasets.items import HandItems, collate_hands
 from handmim.training.datasets.mixture import Mixture
 from handmim.training.datasets.registry import open_dataset
 from handmim.training.datasets.synthetic import SyntheticHands
-from handmim.training.trainer import (
-    HandMIMTrainer,
-    HandMIMTrainingArguments,
-    NonFiniteLossError,
-    hand_errors,
-    last_checkpoint,
-)
+from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments, NonFiniteLossError, last_checkpoint
+from handmim.training.validation_errors import hand_errors
 
 SMALL = {
     "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1, "feature_layers": [1], "image_size": 32,
@@ -111,21 +106,6 @@ def test_plain_trainer_takes_our_data(crops, tmp_path):
 
 
 class TestMetrics:
-    def test_errors_by_hand(self):
-        labels = {"joints": torch.randn(3, 21, 3), "vertices": torch.randn(3, 1649, 3)}
-        turn = torch.linalg.qr(torch.randn(3, 3)).Q
-        turn = turn * torch.linalg.det(turn)
-        outputs = type("Outputs", (dict,), {"joints": property(lambda self: self["joints"])})()
-        outputs["joints"] = labels["joints"] @ turn.T * 2 + 1
-        outputs["vertices"] = labels["vertices"] + 0.001 * torch.randn(3, 1649, 3)
-        labels["joints"][1, 4] = torch.nan
-        labels["vertices"][2] = torch.nan
-        errors = hand_errors(outputs, labels)
-        assert errors[0, 0] < 0.01 and errors[1, 0].isnan()
-        assert errors[0, 1] == pytest.approx(1.6, abs=0.1) and errors[2, 1].isnan()
-        direct = outputs["joints"] - outputs["joints"][:, :1] - labels["joints"] + labels["joints"][:, :1]
-        assert errors[0, 2] == pytest.approx(1000 * direct[0].norm(dim=-1).mean().item(), rel=1e-4)
-
     def test_keypoints_alone_are_measured(self, tmp_path):
         """With a folder of photos and keypoints a run showed losses alone, which say nothing in pixels."""
         data = SyntheticHands(4, seed=1, size=32, negatives=0.0, labels=["keypoints_2d"])
