@@ -140,9 +140,15 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_estimate_options(parser: argparse.ArgumentParser) -> None:
-    """`--tta` and `--fit-steps`, beside every option that names a checkpoint to predict with."""
+    """`--tta`, `--image-size` and `--fit-steps`, beside every option that names a checkpoint to predict with."""
     parser.add_argument(
         "--tta", action="store_true", help="look at each hand three times, also turned (README); no masks and maps"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="side of the crops; fewer pixels are faster and coarser (default: as the checkpoint says)",
     )
     parser.add_argument(
         "--fit-steps",

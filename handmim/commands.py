@@ -182,6 +182,7 @@ def load_model(args: argparse.Namespace) -> "HandMIM":
         device=args.device,
         detector=getattr(args, "detector", "auto"),
         hand_model_path=args.hand_model_path,
+        image_size=getattr(args, "image_size", None),
         fit_steps=getattr(args, "fit_steps", None),
         tta=getattr(args, "tta", False),
         **hub_options(args.model, args.revision),

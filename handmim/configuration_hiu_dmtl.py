@@ -169,7 +169,7 @@ class HIUDMTLConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Checks that the numbers fit together."""
-        if self.image_size % self.stride:
+        if self.image_size < 1 or self.image_size % self.stride:
             raise ValueError(
                 f"image_size must be a multiple of {self.stride}, the stride of the coarsest map with encoder_levels="
                 f"{self.encoder_levels} and stem={self.stem!r}, got {self.image_size}"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from transformers.image_utils import SizeDict
 
 from .atomic_files import atomic_file
 from .checkpoints import checkpoint_source, load_graph, load_network, load_processor
@@ -206,6 +207,7 @@ class HandMIM:
         detector: Any = "auto",
         hand_model_path: str | os.PathLike | None = None,
         backend: Literal["torch", "onnx"] = "torch",
+        image_size: int | None = None,
         fit_steps: int | None = None,
         tta: bool = False,
         **hub_kwargs: Any,
@@ -221,6 +223,8 @@ class HandMIM:
             detector: what finds hands when no boxes are given: "auto", a name, or an object; see `detection`.
             hand_model_path: MANO file or folder, for checkpoints that need it; None: looked up.
             backend: "onnx" runs the graph that `handmim export --onnx` wrote, in onnxruntime, in its own precision.
+            image_size: in place of the checkpoint's own: side of the crops, pixels. Fewer are faster, and less is seen
+                on them; more than in training do not help.
             fit_steps: in place of the checkpoint's own: how long each hand is fitted to the heat maps that were seen
                 beside it (see `fitting`); 0 is faster and leaves the network's estimate as it is.
             tta: test-time augmentation: each hand is looked at three times, also turned, which takes more than twice as
@@ -231,8 +235,9 @@ class HandMIM:
         Raises:
             ModelError: no such checkpoint, or it is damaged or of another kind.
             ManoFileNotFoundError: the checkpoint needs MANO, and there is no file.
-            InputError: an unknown device, dtype or backend, a `hand_model_path` for the open hand, or `fit_steps` below
-                0, above 100, or of a network that draws no heat maps.
+            InputError: an unknown device, dtype or backend, a `hand_model_path` for the open hand, an `image_size` that
+                the network cannot take or a graph was not exported for, or `fit_steps` below 0, above 100, or of a
+                network that draws no heat maps.
         """
         if "torch_dtype" in hub_kwargs:
             raise InputError(f"torch_dtype is called dtype here: dtype={hub_kwargs['torch_dtype']!r}")
@@ -245,6 +250,8 @@ class HandMIM:
             device = model.device
         else:
             model = load_network(source, dtype, hand_model_path, **hub_kwargs)
+        if image_size is not None:
+            _set_image_size(model, image_size)
         if fit_steps is not None:
             _set_fit_steps(model.config, fit_steps)
         if backend == "torch" and device.type == "cpu" and dtype == torch.float32:
@@ -254,6 +261,8 @@ class HandMIM:
         commit = getattr(model.config, "_commit_hash", None)
         same_version = hub_kwargs | ({"revision": commit} if commit else {})
         processor = load_processor(source, model.config.image_size, **same_version)
+        if image_size is not None:
+            processor.size = SizeDict(height=image_size, width=image_size)
         parts = {"model": model, "image_processor": processor, "device": device, "detector": detector, "tta": tta}
         return cls(HandMeshPipeline(**parts, task="hand-mesh-estimation"))
 
@@ -307,6 +316,23 @@ class HandMIM:
         results = self.pipeline(requests, batch_size=batch_size, maps=maps) if requests else []
         hands = [_hands(request, result) for request, result in zip(requests, results, strict=True)]
         return hands[0] if is_single_image(images) else hands
+
+
+def _set_image_size(model: Any, image_size: int) -> None:
+    """Changes a network.
+
+    Raises:
+        InputError: It cannot take crops of that size.
+    """
+    if not hasattr(model, "set_image_size"):  # a graph
+        if image_size != model.config.image_size:
+            own = model.config.image_size
+            raise InputError(f"the graph takes crops of {own} px, got image_size {image_size}; export one for these")
+        return
+    try:
+        model.set_image_size(image_size)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _set_fit_steps(config: Any, steps: int) -> None:

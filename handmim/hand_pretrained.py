@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -119,6 +120,23 @@ class HandPreTrainedModel(PreTrainedModel):
         """transformers' own; where this code came from the Hub, the open hand's file does in the same way."""
         with hub_access(kwargs):
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def set_image_size(self, image_size: int) -> None:
+        """Expect crops of another size.
+
+        Args:
+            image_size: Side of the crops in pixels.
+
+        Raises:
+            ValueError: The network's strides do not divide it; nothing is changed.
+        """
+        before = self.config.image_size
+        try:
+            self.config.image_size = image_size
+            self.config.validate()
+        except (ValueError, StrictDataclassError) as error:  # of the field's value, or of its type
+            self.config.image_size = before
+            raise ValueError(" ".join(str(error).split())) from error
 
     def save_pretrained(
         self,

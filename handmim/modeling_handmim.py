@@ -135,7 +135,7 @@ class HandMIMPreTrainedModel(HandPreTrainedModel):
 
     @torch.no_grad()
     def set_image_size(self, image_size: int) -> None:
-        """Expect crops of another size, for training on them: position embeddings are resampled (bicubic) once.
+        """Expect crops of another size; position embeddings are resampled (bicubic) once.
 
         Without it `forward` resamples for every batch of another size, and the embedding stays of its own.
 
@@ -145,10 +145,7 @@ class HandMIMPreTrainedModel(HandPreTrainedModel):
         Raises:
             ValueError: It is no such multiple; nothing is changed.
         """
-        patch = self.config.patch_size
-        if not isinstance(image_size, int) or image_size < 1 or image_size % patch:
-            raise ValueError(f"image_size must be a multiple of patch_size ({patch}), got {image_size}")
-        self.config.image_size = image_size
+        super().set_image_size(image_size)
         for module in self.modules():
             if isinstance(module, VisionTransformer):
                 module.set_input_size(img_size=image_size)

@@ -133,6 +133,22 @@ def test_dtype(tiny_checkpoint: Path, model: HandMIM) -> None:
     np.testing.assert_allclose(a.joints - a.joints[:1], b.joints - b.joints[:1], atol=0.01)
 
 
+@pytest.mark.parametrize("name", ["handmim-tiny-open", "hiu-dmtl-tiny-open"])
+def test_crops_of_another_size(name: str) -> None:
+    usual, small = (
+        HandMIM.from_pretrained(name, detector="none", device="cpu", image_size=size) for size in (None, 64)
+    )
+    assert small.model.config.image_size == small.image_processor.size["height"] == 64
+    assert usual.model.config.image_size == usual.image_processor.size["height"] > 64
+    a, b = (model(picture(), boxes=BOX, handedness="right")[0] for model in (usual, small))
+    assert not np.allclose(a.vertices, b.vertices)
+    np.testing.assert_array_equal(a.intrinsics, b.intrinsics)
+    np.testing.assert_allclose(a.keypoints_2d.mean(0), b.keypoints_2d.mean(0), atol=0.2 * (BOX[2] - BOX[0]))
+    for size in (0, 90, "large"):
+        with pytest.raises(InputError, match="image_size"):
+            HandMIM.from_pretrained(name, image_size=size)
+
+
 def test_the_fit_can_be_left_out_or_lengthened(tiny_checkpoint: Path) -> None:
     plain, usual, long = (
         HandMIM.from_pretrained(detector="none", device="cpu", fit_steps=steps)(picture(), boxes=BOX)[0]

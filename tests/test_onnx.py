@@ -96,6 +96,15 @@ def test_what_is_fitted_is_fitted_after_the_graph(family: str, tmp_path: Path) -
     assert float((model(**inputs(3)).joints - fitted).detach().abs().max()) > 1e-3
 
 
+def test_a_graph_takes_crops_of_one_size(exported: tuple[Path, HandMIMForMeshEstimation]) -> None:
+    folder, model = exported
+    size = model.config.image_size
+    options = {"backend": "onnx", "device": "cpu", "detector": "none"}
+    assert HandMIM.from_pretrained(folder, image_size=size, **options).image_processor.size["height"] == size
+    with pytest.raises(InputError, match=f"the graph takes crops of {size} px, got image_size {2 * size}"):
+        HandMIM.from_pretrained(folder, image_size=2 * size, **options)
+
+
 def test_a_fit_that_the_checkpoint_does_not_ask_for(
     exported: tuple[Path, HandMIMForMeshEstimation], monkeypatch: pytest.MonkeyPatch
 ) -> None:

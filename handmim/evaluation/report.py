@@ -303,6 +303,8 @@ def marks(report: Mapping[str, Any]) -> list[str]:
     """What makes a report's figures another thing than those of the plain run."""
     options = report["options"]
     found = ["TTA"] if options.get("tta") else []
+    if options.get("image_size") is not None:
+        found.append(f"{options['image_size']} px")
     if options.get("fit_steps") is not None:
         found.append(f"{options['fit_steps']} fit steps")
     return found + ([f"first {report['samples']} samples"] if options.get("limit") else [])

@@ -51,6 +51,7 @@ def output_folder(args: argparse.Namespace) -> Path:
     model = reports.public_name(model_name(args))
     model = model.replace("/", "-") if reports.is_folder(model_name(args)) else Path(model).name
     parts = [args.benchmark, args.split, model, revision]
+    parts += [None if args.image_size is None else f"{args.image_size}px"]
     parts += ["tta" if args.tta else None, None if args.fit_steps is None else f"fit{args.fit_steps}"]
     parts += [None if args.limit is None else f"first{args.limit}"]
     return Path("-".join(part for part in parts if part))
@@ -103,7 +104,7 @@ def command(args: argparse.Namespace) -> str:
     else:
         parts += ["--model", reports.public_name(args.model)]
     parts += ["--data", args.data.resolve().name]
-    for name in ("revision", "split", "limit", "batch_size", "fit_steps", "device"):
+    for name in ("revision", "split", "limit", "batch_size", "image_size", "fit_steps", "device"):
         value = getattr(args, name)
         if value is not None and value != args.parser.get_default(name):
             parts += [f"--{name.replace('_', '-')}", str(value)]
@@ -141,7 +142,7 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
         official, more, checksums = score_model(chosen, args.data, predicted, reader.split, folder, scores)
         notes += more
     sums = {"checksum": truth.checksum, "pictures_checksum": truth.files, **checksums}
-    options = {name: getattr(args, name) for name in ("limit", "batch_size", "fit_steps")}
+    options = {name: getattr(args, name) for name in ("limit", "batch_size", "image_size", "fit_steps")}
     options["device"] = str(hand.model.device)
     trained_on = args.trained_on or reports.training_set(hand.model, checkpoint(args))
     report = reports.build(

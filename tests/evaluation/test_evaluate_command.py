@@ -300,14 +300,15 @@ def test_two_runs_have_two_folders(tmp_path: Path) -> None:
     assert command(first) == "handmim evaluate rhd --model a/release --data RHD"
 
 
-def test_another_fit_is_named_everywhere() -> None:
-    """Figures with and without it went into the same folder, under the same name and command."""
+def test_other_crops_and_another_fit_are_named_everywhere() -> None:
+    """Figures with and without the fit went into the same folder, under the same name and command."""
     arguments = ["evaluate", "rhd", "--model", "org/name", "--data", "RHD", "--fit-steps", "0", "--limit", "2"]
-    args = build_parser().parse_args(arguments)
-    assert output_folder(args) == Path("rhd-name-fit0-first2") and "--fit-steps 0" in command(args)
-    report = {"model": {"name": "name"}, "options": {"fit_steps": 0, "limit": 2}, "samples": 2}
-    assert row_name(report) == "name [0 fit steps; first 2 samples]"
-    assert marks(report) == ["0 fit steps", "first 2 samples"]
+    args = build_parser().parse_args([*arguments, "--image-size", "96"])
+    assert output_folder(args) == Path("rhd-name-96px-fit0-first2")
+    assert "--image-size 96 --fit-steps 0" in command(args)
+    report = {"model": {"name": "name"}, "options": {"image_size": 96, "fit_steps": 0, "limit": 2}, "samples": 2}
+    assert row_name(report) == "name [96 px; 0 fit steps; first 2 samples]"
+    assert marks(report) == ["96 px", "0 fit steps", "first 2 samples"]
 
 
 def test_what_is_missing_is_named(freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
