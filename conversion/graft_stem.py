@@ -12,14 +12,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from transformers import AutoModel
 
 from handmim.checkpoints import checkpoint_source
 from handmim.efficientnet_weights import load_efficientnet
 from handmim.hand_pretrained import HandPreTrainedModel
 
-POSITIONS = "backbone.encoder.pos_embed"
 STEMS = ("backbone.encoder.patch_embed.", "backbone.stem.")
 
 
@@ -37,13 +35,11 @@ def main() -> None:
 
 
 def graft(old: HandPreTrainedModel, image_size: int, weights: str) -> HandPreTrainedModel:
-    """A network with EfficientNet's stem for crops of `image_size` pixels, and the rest of another one."""
-    changes = {"stem": "efficientnet", "image_size": image_size}
-    new = type(old)(type(old.config).from_dict(old.config.to_dict() | changes))
+    """A network with EfficientNet's stem for crops of `image_size` pixels, and the rest of another one, which from then
+    on expects such crops, too."""
+    old.set_image_size(image_size)
+    new = type(old)(type(old.config).from_dict(old.config.to_dict() | {"stem": "efficientnet"}))
     state = {name: value for name, value in old.state_dict().items() if not name.startswith(STEMS)}
-    if POSITIONS in state:
-        sides = [model.config.image_size // model.config.patch_size for model in (new, old)]
-        state[POSITIONS] = resample_abs_pos_embed(state[POSITIONS], *([side, side] for side in sides))
     state |= {name: value for name, value in new.state_dict().items() if name.startswith(STEMS)}
     new.load_state_dict(state)
     load_efficientnet(new.stem_layers, weights)
