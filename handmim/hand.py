@@ -228,7 +228,7 @@ class HandMIM:
             fit_steps: in place of the checkpoint's own: how long each hand is fitted to the heat maps that were seen
                 beside it (see `fitting`); 0 is faster and leaves the network's estimate as it is.
             tta: test-time augmentation: each hand is looked at three times, also turned, which takes more than twice as
-                long. Measure it: handmim-tiny-open is better for it, hiu-dmtl-tiny-open hardly (see `tta`). A HIU-DMTL
+                long. Measure it: the checkpoints in the package are hardly better for it (see `tta`). A HIU-DMTL
                 network then gives no mask and no maps.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... of the Hub.
 
