@@ -14,7 +14,7 @@ from .hand_boxes import Detection, Side, clip_box, without_duplicates
 EMBEDDED_DETECTOR = Path(__file__).parent / "assets" / "hand-detector-tiny-open"
 # How much a mesh network's log odds that it sees a hand count beside the detector's own; and from which share of its
 # least score on the detector names candidates. Chosen on rendered scenes (tests/benchmarks/README.md).
-MESH_WEIGHT, CANDIDATE_SHARE = 0.3, 2 / 3
+MESH_WEIGHT, CANDIDATE_SHARE = 0.15, 2 / 3
 # By the longer side of a hand's box over the picture's: from where on hands are looked for at the coarse side, too, and
 # up to where at the fine one.
 LARGE, SMALL = 0.3, 0.15
