@@ -9,6 +9,7 @@ brings the two together starts at random: the result needs training before it is
 """
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
@@ -35,8 +36,8 @@ def main() -> None:
 
 
 def graft(old: HandPreTrainedModel, image_size: int, weights: str) -> HandPreTrainedModel:
-    """A network with EfficientNet's stem for crops of `image_size` pixels, and the rest of another one, which from then
-    on expects such crops, too."""
+    """A network with EfficientNet's stem for crops of `image_size` pixels, and the rest of another one."""
+    old = copy.deepcopy(old)
     old.set_image_size(image_size)
     new = type(old)(type(old.config).from_dict(old.config.to_dict() | {"stem": "efficientnet"}))
     state = {name: value for name, value in old.state_dict().items() if not name.startswith(STEMS)}

@@ -136,10 +136,10 @@ def test_dtype(tiny_checkpoint: Path, model: HandMIM) -> None:
 @pytest.mark.parametrize("name", ["handmim-tiny-open", "hiu-dmtl-tiny-open"])
 def test_crops_of_another_size(name: str) -> None:
     usual, small = (
-        HandMIM.from_pretrained(name, detector="none", device="cpu", image_size=size) for size in (None, 64)
+        HandMIM.from_pretrained(name, detector="none", device="cpu", image_size=size) for size in (None, 128)
     )
-    assert small.model.config.image_size == small.image_processor.size["height"] == 64
-    assert usual.model.config.image_size == usual.image_processor.size["height"] > 64
+    assert small.model.config.image_size == small.image_processor.size["height"] == 128
+    assert usual.model.config.image_size == usual.image_processor.size["height"] > 128
     a, b = (model(picture(), boxes=BOX, handedness="right")[0] for model in (usual, small))
     assert not np.allclose(a.vertices, b.vertices)
     np.testing.assert_array_equal(a.intrinsics, b.intrinsics)

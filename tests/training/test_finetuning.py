@@ -74,7 +74,7 @@ def test_the_processor_of_the_checkpoint_is_released():
     """Its crops became 1.2 times the box for 1.1: fine-tuned for no step at all, it gave other hands."""
     first = AutoImageProcessor.from_pretrained(EMBEDDED_CHECKPOINT)
     section = {"checkpoint": EMBEDDED_CHECKPOINT.name}
-    assert build_processor(section, 128, {}).to_dict() == first.to_dict()
+    assert build_processor(section, first.size["height"], {}).to_dict() == first.to_dict()
     assert build_processor(section, 128, {"box_scale": 1.3}).box_scale == 1.3
     assert build_processor({"checkpoint": "nowhere"}, 128, {"box_scale": 1.3}).box_scale == 1.3  # nothing to be read
     assert build_processor({"size": "tiny"}, 128, {}).box_scale == HandMIMImageProcessor.box_scale

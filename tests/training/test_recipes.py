@@ -14,9 +14,10 @@ from fabricate_datasets.ho3d import write_ho3d
 from fabricate_datasets.scenes import make_scenes, write_mano
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoImageProcessor
 
 from conversion.graft_stem import graft
-from handmim import HandMIMConfig, HandMIMForMeshEstimation, HIUDMTLForHandUnderstanding
+from handmim import HandMIMConfig, HandMIMForMeshEstimation, HandMIMImageProcessor, HIUDMTLForHandUnderstanding
 from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.cli import build_parser
 from handmim.evaluation.measures import MEASURES
@@ -125,8 +126,9 @@ def test_hiu_dmtl_recipe_runs_on_its_miniature(name, roots, tmp_path):
     assert released.config.task_attention == section.get("task_attention", True)
 
 
-def test_the_open_hiu_dmtl_checkpoint_is_made_in_stages(tmp_path, monkeypatch):
-    """From small crops to larger ones, rendered hands and photographs of hands, and behind the other family's stem."""
+@pytest.fixture()
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the open checkpoints learn from beside rendered hands."""
     for part in ("phone_gestures", "asl_letters", "sign_digits"):
         write_photographs(tmp_path / "hands" / part)
     photos = tmp_path / "photos"
@@ -134,35 +136,67 @@ def test_the_open_hiu_dmtl_checkpoint_is_made_in_stages(tmp_path, monkeypatch):
     Image.effect_noise((64, 64), 90).save(photos / "wall.png")
     monkeypatch.setenv("HANDS", str(tmp_path / "hands"))
     monkeypatch.setenv("BACKGROUND_PHOTOS", str(photos))
+
+
+@pytest.mark.usefixtures("photographs")
+def test_the_open_checkpoint_goes_on_with_larger_crops(tmp_path, monkeypatch):
+    torch.manual_seed(2)
+    options = TINY | {"stem": "efficientnet", "heatmap_evidence": True, "heatmap_level": 0, "score_head": True}
+    HandMIMForMeshEstimation(HandMIMConfig(**options, score_hidden_size=8)).save_pretrained(tmp_path / "relief")
+    HandMIMImageProcessor(size=TINY["image_size"]).save_pretrained(tmp_path / "relief")
+    settings = [*SHORT, "training.max_steps=1", "training.batch_size=8"]
+    folder, side = tmp_path / "relief", TINY["image_size"]
+    decay = "training.lr_scheduler_kwargs={num_decay_steps: 1}"
+    stages = {"-backgrounds": [f"model.image_size={side}", decay], "": [f"model.image_size={2 * side}", decay]}
+    for stage, more in (stages | {"-sides": ["model.score_hidden_size=8"]}).items():
+        monkeypatch.setenv("HANDMIM_TINY_OPEN", str(folder))
+        out = tmp_path / f"out{stage}"
+        finetune(prepare_recipe(f"handmim-tiny-open{stage}", {}, [*settings, *more]), out)
+        folder = out / "release"
+    released = HandMIMForMeshEstimation.from_pretrained(folder)
+    assert released.config.image_size == AutoImageProcessor.from_pretrained(folder).size["height"] == 2 * side
+
+
+@pytest.mark.usefixtures("photographs")
+def test_the_open_hiu_dmtl_checkpoint_is_made_in_stages(tmp_path, monkeypatch):
+    """From small crops to larger ones, rendered hands and photographs of hands, and behind the other family's stem."""
     monkeypatch.setenv("HIU_DMTL_FIRST", str(tmp_path / "first" / "release"))
     monkeypatch.setenv("HIU_DMTL_TINY_OPEN", str(tmp_path / "grafted"))
     sizes = TINY_HIU | {"hidden_size": 16}
     small = [f"model.{key}={value}" for key, value in sizes.items() if key != "image_size"]
     settings = [*SHORT, "training.max_steps=1", "training.batch_size=8", *small]
     releases = []
-    for stage, side in (("-first", 16), ("-convolutions", 24), ("", 32)):
+    for stage, side in (("-first", 16), ("-convolutions", 24), ("-stem", 32), ("", 64)):
         out = tmp_path / (stage.lstrip("-") or "last")
         if not stage:
+            monkeypatch.setenv("HIU_DMTL_TINY_OPEN", str(tmp_path / "stem" / "release"))
+        if stage == "-stem":
             grafted = graft(releases[-1], side, str(EMBEDDED_CHECKPOINT / "model.safetensors"))
             grafted.save_pretrained(tmp_path / "grafted")
             settings.append("training.lr_scheduler_kwargs={num_decay_steps: 1}")
         finetune(prepare_recipe(f"hiu-dmtl-tiny-open{stage}", {}, [*settings, f"model.image_size={side}"]), out)
         releases.append(HIUDMTLForHandUnderstanding.from_pretrained(out / "release"))
-    first, second, last = (release.config for release in releases)
+    first, second, third, last = (release.config for release in releases)
     assert first.loss_weights["silhouette"] == 0 and first.loss_weights["heatmaps"] == 10
     assert second.image_size == 24 and second.loss_weights["silhouette"] == 0.5 and second.stem == "convolutions"
-    assert last.stem == "efficientnet" and last.loss_weights["heatmaps"] == 10
+    assert last.stem == third.stem == "efficientnet" and last.loss_weights["heatmaps"] == 10
+    assert (third.image_size, last.image_size) == (32, 64)
 
 
 def write_photographs(folder: Path) -> None:
-    """Two pictures with keypoints."""
+    """Two pictures with keypoints, the hands cut out."""
     folder.mkdir(parents=True)
     points = [[10.0 + joint, 40.0 - joint] for joint in range(21)]
     lines = []
     for number in range(2):
         Image.new("RGB", (48, 48), (90, 60 + number, 50)).save(folder / f"{number}.png")
-        lines.append({"image": f"{number}.png", "handedness": "right", "keypoints_2d": points})
-    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        mask = Image.new("L", (48, 48))
+        mask.paste(255, (8, 16, 34, 44))
+        mask.save(folder / f"{number}.cut.png")
+        line = {"image": f"{number}.png", "foreground": f"{number}.cut.png", "handedness": "right"}
+        lines.append(line | {"keypoints_2d": points})
+    for split in ("train", "train-palm", "train-back"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_hiu_dmtl_tables_are_complete():
