@@ -347,7 +347,7 @@ def _set_fit_steps(config: Any, steps: int) -> None:
         config.validate_fit()
     except (ValueError, StrictDataclassError) as error:  # of the field's value, or of its type
         config.fit_steps = before
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(str(error.__cause__ or error)) from error
 
 
 def _hands(request: HandRequest, results: list[dict[str, Any]]) -> list[Hand]:

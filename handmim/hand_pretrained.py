@@ -136,7 +136,7 @@ class HandPreTrainedModel(PreTrainedModel):
             self.config.validate()
         except (ValueError, StrictDataclassError) as error:  # of the field's value, or of its type
             self.config.image_size = before
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(str(error.__cause__ or error)) from error
 
     def save_pretrained(
         self,
