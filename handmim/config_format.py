@@ -5,6 +5,7 @@ An older package must say that a newer file is beyond it, not misread it.
 
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .errors import ModelError
@@ -56,6 +57,21 @@ def validate_format_version(version: int) -> None:
     """
     if isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(f"format_version must be from 1 to {FORMAT_VERSION}, got {version}")
+
+
+def change_field(config: PreTrainedConfig, name: str, value: Any) -> None:
+    """Another value of a field, if all of the configuration still fits together.
+
+    Raises:
+        ValueError: It does not; nothing is changed.
+    """
+    before = getattr(config, name)
+    try:
+        setattr(config, name, value)
+        config.validate()
+    except (ValueError, StrictDataclassError) as error:  # of the field's value, or of its type
+        setattr(config, name, before)
+        raise ValueError(str(error.__cause__ or error)) from error
 
 
 def validate_score(head: bool, hidden_size: int) -> None:

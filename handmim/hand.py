@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers.image_utils import SizeDict
 
 from .atomic_files import atomic_file
 from .checkpoints import checkpoint_source, load_graph, load_network, load_processor
+from .config_format import change_field
 from .detection import HandDetector
 from .errors import InputError
 from .image_processing_handmim import HandRequest, hand_requests
@@ -250,10 +250,13 @@ class HandMIM:
             device = model.device
         else:
             model = load_network(source, dtype, hand_model_path, **hub_kwargs)
-        if image_size is not None:
-            _set_image_size(model, image_size)
-        if fit_steps is not None:
-            _set_fit_steps(model.config, fit_steps)
+        try:
+            if image_size is not None:
+                model.set_image_size(image_size)
+            if fit_steps is not None:
+                change_field(model.config, "fit_steps", fit_steps)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         if backend == "torch" and device.type == "cpu" and dtype == torch.float32:
             from .acceleration import optimize_for_inference
 
@@ -316,38 +319,6 @@ class HandMIM:
         results = self.pipeline(requests, batch_size=batch_size, maps=maps) if requests else []
         hands = [_hands(request, result) for request, result in zip(requests, results, strict=True)]
         return hands[0] if is_single_image(images) else hands
-
-
-def _set_image_size(model: Any, image_size: int) -> None:
-    """Changes a network.
-
-    Raises:
-        InputError: It cannot take crops of that size.
-    """
-    if not hasattr(model, "set_image_size"):  # a graph
-        if image_size != model.config.image_size:
-            own = model.config.image_size
-            raise InputError(f"the graph takes crops of {own} px, got image_size {image_size}; export one for these")
-        return
-    try:
-        model.set_image_size(image_size)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _set_fit_steps(config: Any, steps: int) -> None:
-    """Changes a configuration.
-
-    Raises:
-        InputError: It cannot have so many.
-    """
-    before = config.fit_steps
-    try:
-        config.fit_steps = steps
-        config.validate_fit()
-    except (ValueError, StrictDataclassError) as error:  # of the field's value, or of its type
-        config.fit_steps = before
-        raise InputError(str(error.__cause__ or error)) from error
 
 
 def _hands(request: HandRequest, results: list[dict[str, Any]]) -> list[Hand]:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import CONFIG_NAME
 
+from .config_format import change_field
 from .hand_model import HandModel
 from .hand_state import Correction
 from .open_hand_file import copy_open_hand, find_open_hand, hub_access, is_remote_code, keep_remote_code
@@ -130,13 +130,7 @@ class HandPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The network's strides do not divide it; nothing is changed.
         """
-        before = self.config.image_size
-        try:
-            self.config.image_size = image_size
-            self.config.validate()
-        except (ValueError, StrictDataclassError) as error:  # of the field's value, or of its type
-            self.config.image_size = before
-            raise ValueError(str(error.__cause__ or error)) from error
+        change_field(self.config, "image_size", image_size)
 
     def save_pretrained(
         self,

@@ -71,6 +71,16 @@ class OnnxNetwork(nn.Module):
             raise ModelError(f"{name} holds no {FILE_NAME}; make it with handmim export {name} --onnx FOLDER")
         return cls(path, config, device, hand_model_path)
 
+    def set_image_size(self, image_size: int) -> None:
+        """As the model's, which a graph cannot follow.
+
+        Raises:
+            InputError: It is not the size that the graph was exported for.
+        """
+        own = self.config.image_size
+        if image_size != own:
+            raise InputError(f"the graph takes crops of {own} px, got image_size {image_size}; export one for these")
+
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, intrinsics: Tensor, fit: bool = True, **kwargs: Any) -> ModelOutput:
         """As the model's forward, without labels.

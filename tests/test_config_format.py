@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, pipeline
 
 from handmim import HandMIM, HandMIMConfig, HIUDMTLConfig, ModelError
-from handmim.config_format import FORMAT_VERSION
+from handmim.config_format import FORMAT_VERSION, change_field
 
 CONFIGS = pytest.mark.parametrize("config_class", [HandMIMConfig, HIUDMTLConfig])
 NEWER = rf"config\.json of .*newer.* has format version {FORMAT_VERSION + 1}.* pip install -U handmim$"
@@ -57,3 +57,21 @@ def test_a_newer_one_is_told_whatever_else_it_holds(config_class: type, tmp_path
 def test_what_is_no_version(config_class: type, wrong: object) -> None:
     with pytest.raises((StrictDataclassError, TypeError), match="format_version"):
         config_class(format_version=wrong)
+
+
+@CONFIGS
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("image_size", 90, "^image_size must be a multiple of"),
+        ("image_size", "large", "^Field 'image_size' expected int"),
+        ("fit_steps", 101, "^fit_steps must be from 0 to 100, got 101"),
+    ],
+)
+def test_a_field_that_cannot_be_changed_stays(config_class: type, name: str, value: object, message: str) -> None:
+    config = config_class()
+    with pytest.raises(ValueError, match=message):
+        change_field(config, name, value)
+    assert config.to_dict() == config_class().to_dict()
+    change_field(config, "image_size", 448)
+    assert config.image_size == 448

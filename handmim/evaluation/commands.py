@@ -63,8 +63,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.pred is not None and not BENCHMARKS[args.benchmark].official:
         official = ", ".join(name for name, chosen in BENCHMARKS.items() if chosen.official)
         args.parser.error(f"--pred scores submissions to {official}; {args.benchmark} has no submission format")
-    given = {"--tta": args.tta, "--revision": args.revision is not None, "--fit-steps": args.fit_steps is not None}
-    given["--image-size"] = args.image_size is not None
+    given = {
+        "--tta": args.tta,
+        "--revision": args.revision is not None,
+        "--image-size": args.image_size is not None,
+        "--fit-steps": args.fit_steps is not None,
+    }
     for option, asked in given.items():
         if args.pred is not None and asked:
             args.parser.error(f"{option} needs --model")

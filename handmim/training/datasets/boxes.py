@@ -7,9 +7,10 @@ import math
 import numpy as np
 import torch
 
+from ...errors import DataError
 from ...geometry import project
 from ...hand_boxes import JOINT_MARGIN, box_around
-from .sample import DataError, HandSample
+from .sample import HandSample
 
 
 def box_side(box: np.ndarray) -> float:
