@@ -299,6 +299,7 @@ def test_variety_changes_what_it_names_and_nothing_else():
         ({"sleeves": 0}, True),
         ({"relief": 0.5}, True),
         ({"jewellery": 0.8}, True),
+        ({"gloves": 0.5}, True),
         ({"shadows": 1.0}, True),
         ({"borders": False}, True),
         ({"jitter": 0.0}, False),

@@ -150,7 +150,7 @@ class Clothes:
 
 def sample_clothes(random: SampleRandom, skin: Skin, rows: Tensor) -> Clothes:
     """Draw clothes and hair; skin and shirt are those of the arms (rows of `skin`, (B,))."""
-    tone = skin.albedo[rows].mean(2)
+    tone = skin.tone[rows]
     shirt, shirt_stripe = skin.sleeve_colour[rows].unbind(1)
     bare = skin.sleeve_start[rows].isinf()
     cloth = colours(random.fork("cloth"), (3,)).clamp(0.03, 0.95).square()

@@ -22,6 +22,7 @@ from . import backgrounds, cameras
 from .batch import HandsShown, SyntheticBatch, join
 from .bodies import draw_bodies, sample_clothes
 from .degradation import degrade, reach_beyond_border, soften
+from .gloves import put_on_gloves
 from .hand_mesh import FOREARM_LENGTH, HandMesh, load_hand_mesh
 from .light import Light, sample_light, shade
 from .objects import cast, sample_things, shade_things
@@ -274,6 +275,8 @@ class _Scene:
         mesh = self.mesh
         normals = mesh.normals(self.vertices)
         skin = paint(self.skin_random, mesh, self.variety)
+        if self.variety.gloves:
+            skin = put_on_gloves(self.skin_random.fork("gloves"), skin, mesh, self.variety.gloves)
         self.vertices = dress(skin, mesh, self.vertices, normals)
         light = sample_light(self.random.fork("light"))
         seen: Light = _take(light, self.parent)
@@ -292,7 +295,8 @@ class _Scene:
         torch.mul(irradiance, exposure[self.parent], out=values[:, 3:6])
         values[:, 6], values[:, 7] = mesh.rest[:, 0], mesh.noise[-1]
         attributes = values.transpose(1, 2).reshape(-1, 8).contiguous()  # of one row, too: it is read in another way
-        self.surface = Surface(mesh, skin, attributes, jewellery=self.variety.jewellery > 0)
+        variety = self.variety
+        self.surface = Surface(mesh, skin, attributes, jewellery=variety.jewellery > 0, gloves=variety.gloves > 0)
         light.sky, light.ground, light.lamp = (
             light.sky * exposure[:, 0],
             light.ground * exposure[:, 0],

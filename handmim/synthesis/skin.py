@@ -32,6 +32,7 @@ class Skin:
 
     Attributes:
         albedo: (B, 3, Vr) linear.
+        tone: (B, 3) linear, of bare skin on the whole.
         nail: (B, 3) linear. detail: (B, 2, 3) share of light that a full crease and a full knuckle fold swallow.
         relief: (B,) int64, which of the mesh's maps of what is fine. relief_strength: (B, 3) of light from the side on
             it, either side; of the veins' colour; of dark skin over the fingers' joints.
@@ -43,10 +44,13 @@ class Skin:
         ring_width: (B,) half of it, share of the first phalanx.
         band: (B, 2) m along the forearm, from where to where a bracelet or watch reaches; both infinite without.
         metal: (B, 2, 3) linear, of ring and band.
+        glove_end: (B,) m along the forearm up to which a glove reaches, `albedo` being its colour; infinite without.
+        glove_thickness: (B,) m, 0 without.
         gloss: (B,) strength of the highlight. roughness: (B,) its exponent.
     """
 
     albedo: Tensor
+    tone: Tensor
     nail: Tensor
     detail: Tensor
     relief: Tensor
@@ -59,6 +63,8 @@ class Skin:
     ring_width: Tensor
     band: Tensor
     metal: Tensor
+    glove_end: Tensor
+    glove_thickness: Tensor
     gloss: Tensor
     roughness: Tensor
 
@@ -91,8 +97,10 @@ def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["fu
     start = random.uniform((), 0.015, 0.20).masked_fill(bare, float("inf"))
     cloth = (random.uniform((2, 1), 0.05, 0.9) * random.normal((2, 3), 1.0, 0.2)).clamp(0.03, 0.95)
     striped = random.bernoulli(0.3)
+    albedo = albedo.clamp_(0.03, 0.98).square_()
     return Skin(
-        albedo=albedo.clamp_(0.03, 0.98).square_(),
+        albedo=albedo,
+        tone=albedo.mean(2),
         nail=nail.clamp(0.03, 0.98).square(),
         detail=dark.clamp(max=0.8),
         **_relief(random.fork("relief"), variety.relief),
@@ -101,6 +109,8 @@ def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["fu
         sleeve_colour=cloth.square(),
         sleeve_stripes=torch.where(striped, random.uniform((), 30.0, 110.0), torch.zeros_like(start)),
         **_jewellery(random.fork("jewellery"), variety.jewellery),
+        glove_end=torch.full_like(start, float("inf")),
+        glove_thickness=torch.zeros_like(start),
         gloss=random.uniform((), 0.0, 0.22),
         roughness=random.uniform((), 8.0, 60.0),
     )
@@ -144,6 +154,9 @@ def _blotches(random: SampleRandom, mesh: HandMesh) -> Tensor:
 
 
 def dress(skin: Skin, mesh: HandMesh, vertices: Tensor, normals: Tensor) -> Tensor:
-    """Push the vertices under a sleeve out by its thickness: (B, 3, Vr) -> (B, 3, Vr), m."""
-    under = ((mesh.rest[:, 0] - skin.sleeve_start[:, None]) / 0.006).clamp_(0, 1).mul_(skin.sleeve_thickness[:, None])
+    """Push the vertices under a sleeve and in a glove out by its thickness: (B, 3, Vr) -> (B, 3, Vr), m."""
+    along = mesh.rest[:, 0]
+    under = ((along - skin.sleeve_start[:, None]) / 0.006).clamp_(0, 1).mul_(skin.sleeve_thickness[:, None])
+    gloved = ((skin.glove_end[:, None] - along) / 0.006).clamp_(0, 1)
+    under = under.addcmul_(gloved, skin.glove_thickness[:, None])
     return torch.addcmul(vertices, normals, under[:, None])

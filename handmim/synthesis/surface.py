@@ -24,13 +24,15 @@ class Surface:
         mesh: Of all hands.
         skin: Of each hand.
         attributes: (R * Vr, 8) of each vertex: colour and irradiance, linear; place along the arm, m; grain.
-        jewellery: Whether any hand has some.
+        jewellery: Whether any hand may have some.
+        gloves: Whether any may be in one.
     """
 
     mesh: HandMesh
     skin: Skin
     attributes: Tensor
     jewellery: bool
+    gloves: bool
 
     def colour(self, weights: Tensor, face: Tensor, row: Tensor) -> Tensor:
         """(P, 3) linear colour of chosen samples: the vertices' light, and what is finer than the mesh."""
@@ -40,6 +42,8 @@ class Surface:
         self._detail(colour, irradiance, weights, face, row)
         if self.jewellery:
             self._adorn(colour, irradiance, along, weights, face, row)
+        if self.gloves:
+            self._bare(colour, irradiance, along, row)
         covered = nonzero(along > self.skin.sleeve_start.index_select(0, row))
         if len(covered):
             row, value = row.index_select(0, covered), values.index_select(0, covered)
@@ -50,6 +54,14 @@ class Surface:
             cuff = cuff.addcmul_(cuff, value[:, 7], value=0.08)
             colour.index_copy_(0, covered, cloth.mul_(value[:, 3:6]).mul_(cuff[:, None]))
         return colour
+
+    def _bare(self, colour: Tensor, irradiance: Tensor, along: Tensor, row: Tensor) -> None:
+        """The skin of the arm behind the end of a glove, on colours (P, 3) in place."""
+        past = along - self.skin.glove_end.index_select(0, row)
+        where = nonzero(past > 0)
+        tone = self.skin.tone.index_select(0, row.index_select(0, where))
+        rim = (past.index_select(0, where) / 0.004).clamp_(0, 1).mul_(0.4).add_(0.6)  # in the glove's shadow
+        colour.index_copy_(0, where, tone * irradiance.index_select(0, where) * rim[:, None])
 
     def _adorn(
         self, colour: Tensor, irradiance: Tensor, along: Tensor, weights: Tensor, face: Tensor, row: Tensor

@@ -33,6 +33,7 @@ class Variety:
         relief: share of hands whose skin shows tendons, veins and wrinkles.
         sleeves: share of arms with a sleeve.
         jewellery: share of hands with a ring, and of wrists with a bracelet or watch.
+        gloves: share of hands in a glove.
         shadows: share of pictures in which the hand darkens what is behind it.
         photos: share of pictures with a photo behind the hand, where `generate` is given any.
         faults: some of `FAULTS`; without "colour" the camera has an ideal curve.
@@ -52,6 +53,7 @@ class Variety:
     relief: float = 1.0
     sleeves: float = 0.55
     jewellery: float = 0.0
+    gloves: float = 0.0
     shadows: float = 0.33
     photos: float = 0.5
     faults: tuple[str, ...] = FAULTS

@@ -1,4 +1,5 @@
-r"""How many hands of rendered scenes our detector finds, by their size, with and without the people they belong to.
+r"""How many hands of rendered scenes our detector finds, by their size, in gloves and without, with and without the
+people they belong to.
 
     python tests/benchmarks/detector_scenes.py [--detector FOLDER ...] [--model DIR|embedded] [--scenes 512] \
         [--size 480] [--fine]
@@ -29,7 +30,11 @@ from handmim.training.datasets.items import Item
 
 SEED = 97
 SIZES = (0.08, 0.15, 0.3, 1.0)
-VARIETIES = {"hands": {"base": "scene"}, "people": {"base": "scene", "persons": 1.0, "negatives": 0.0, "loose": 1.0}}
+VARIETIES = {
+    "hands": {"base": "scene"},
+    "gloves": {"base": "scene", "gloves": 1.0},
+    "people": {"base": "scene", "persons": 1.0, "negatives": 0.0, "loose": 1.0},
+}
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("photographs")
-def test_the_open_checkpoint_goes_on_with_larger_crops(tmp_path, monkeypatch):
+def test_the_open_checkpoint_goes_on_in_stages_at_last_with_larger_crops(tmp_path, monkeypatch):
     torch.manual_seed(2)
     options = TINY | {"stem": "efficientnet", "heatmap_evidence": True, "heatmap_level": 0, "score_head": True}
     HandMIMForMeshEstimation(HandMIMConfig(**options, score_hidden_size=8)).save_pretrained(tmp_path / "relief")
@@ -147,7 +147,8 @@ def test_the_open_checkpoint_goes_on_with_larger_crops(tmp_path, monkeypatch):
     settings = [*SHORT, "training.max_steps=1", "training.batch_size=8"]
     folder, side = tmp_path / "relief", TINY["image_size"]
     decay = "training.lr_scheduler_kwargs={num_decay_steps: 1}"
-    stages = {"-backgrounds": [f"model.image_size={side}", decay], "": [f"model.image_size={2 * side}", decay]}
+    stages = {"-backgrounds": [f"model.image_size={side}", decay]}
+    stages |= {stage: [f"model.image_size={2 * side}", decay] for stage in ("-pixels", "")}
     for stage, more in (stages | {"-sides": ["model.score_hidden_size=8"]}).items():
         monkeypatch.setenv("HANDMIM_TINY_OPEN", str(folder))
         out = tmp_path / f"out{stage}"
