@@ -1,17 +1,18 @@
-"""Draws the picture of a model card: synthetic hands, and what a checkpoint says of them, one hand a row.
+"""Draws the picture of a model card: synthetic hands, and what a checkpoint says of them.
 
     python conversion/draw_card_picture.py MODEL [--out model_cards/NAME.jpg] [--seed 99] [--indices 1 2 3]
 
 Photographs would show more, but those that models are measured on may not be handed on. None of these pictures was
-trained on. A row is the picture, the overlay with a view from the side, and of a HIU-DMTL network its heat maps and
-part orientation fields. Of a detector: rendered scenes with the boxes found, right hands green, left ones red, hands of
-either side blue.
+trained on. Those that are shown are a seed's first in which most of the hand can be seen. Of a hand there are the
+picture, the overlay with a view from the side, and of a HIU-DMTL network its heat maps and part orientation fields. Of
+a detector: rendered scenes with the boxes found, right hands green, left ones red, hands of either side blue.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
 
 from handmim import Hand, HandMIM
@@ -24,6 +25,8 @@ from handmim.training.datasets.hand_scenes import HandScenes
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 SIZE, SHOWN = 192, 224  # px of a rendered picture, and of a panel
+HANDS, COLUMNS, MAP_COLUMNS = 6, 2, 1  # of a mesh network's picture; columns of one with maps
+SEEN = 0.6  # share of the joints
 
 
 def main() -> None:
@@ -31,18 +34,20 @@ def main() -> None:
     parser.add_argument("model", help="a folder, or the name of a checkpoint in the package")
     parser.add_argument("--out", type=Path, help="default: model_cards/NAME.jpg")
     parser.add_argument("--seed", type=int, default=99)
-    parser.add_argument("--indices", type=int, nargs="+", default=[0, 1, 2], help="of the pictures")
+    parser.add_argument("--indices", type=int, nargs="+", help="of the pictures; default: the first well seen ones")
     args = parser.parse_args()
     out = args.out or CARDS / f"{Path(args.model).name}.jpg"
     if is_detector(Path(args.model)):
         save(detections(Path(args.model), args.seed), out)
         return
-    batch = generate(args.seed, args.indices, size=SIZE, negatives=0.0)
+    batch = generate(args.seed, args.indices or well_seen(args.seed), size=SIZE, negatives=0.0)
     model = HandMIM.from_pretrained(args.model, detector="none")
-    rows = []
+    hands = []
     for pixels, intrinsics in zip(batch.images.numpy(), batch.intrinsics.numpy(), strict=True):
         (hand,) = model(pixels, boxes=[0, 0, SIZE - 1, SIZE - 1], handedness="right", intrinsics=intrinsics)
-        rows.append(in_a_row([Image.fromarray(pixels), *pictures(hand)]))
+        hands.append(in_a_row([Image.fromarray(pixels), *pictures(hand)]))
+    columns = COLUMNS if hand.heatmaps is None else MAP_COLUMNS
+    rows = [in_a_row(hands[start : start + columns]) for start in range(0, len(hands), columns)]
     sheet = Image.new("RGB", (max(row.width for row in rows), SHOWN * len(rows)), "white")
     for number, row in enumerate(rows):
         sheet.paste(row, (0, SHOWN * number))
@@ -53,6 +58,12 @@ def save(picture: Image.Image, path: Path) -> None:
     """As JPEG, whole or not at all."""
     with atomic_file(path) as file:
         picture.save(file, "JPEG", quality=88)
+
+
+def well_seen(seed: int) -> list[int]:
+    """The first pictures of a seed in which most of the hand can be seen."""
+    visible = generate(seed, range(8 * HANDS), size=SIZE, negatives=0.0).labels["visibility"].float().mean(1)
+    return torch.nonzero(visible >= SEEN).flatten()[:HANDS].tolist()
 
 
 def is_detector(folder: Path) -> bool:

@@ -41,7 +41,7 @@ def put_on_gloves(random: SampleRandom, skin: Skin, mesh: HandMesh, share: float
         skin,
         albedo=torch.where(each, stuff, skin.albedo),
         # A nail is varnish on the hand's colour: with the glove's own it cannot be seen.
-        nail=torch.where(on, stuff[..., mesh.dorsal.argmax()], skin.nail),
+        nail=torch.where(on, stuff.index_select(2, mesh.dorsal.argmax().view(1)).squeeze(2), skin.nail),
         detail=torch.where(each, skin.detail * wrinkles, skin.detail),
         relief_strength=torch.where(on, skin.relief_strength * smooth, skin.relief_strength),
         sleeve_start=torch.where(over, torch.maximum(skin.sleeve_start, end), skin.sleeve_start),
