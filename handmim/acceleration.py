@@ -5,10 +5,9 @@ every processor's peak (AMD's in particular). oneDNN, which PyTorch carries, can
 and append the GELU to the product. `optimize_for_inference` switches a model's linear layers to those kernels. In
 float32, the default, only the order of summation differs (1e-5 at most in features of order one). With
 `matmul_dtype=torch.bfloat16` the products (not the residual stream, norms, heads or the hand model) are in bfloat16
-with float32 accumulation, where the processor is faster by them. `fold_norms` is for convolutions.
+with float32 accumulation, where the processor has instructions for it. `fold_norms` is for convolutions.
 """
 
-import time
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -18,9 +17,6 @@ from timm.layers import Attention, Mlp
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-# Of `is_bfloat16_faster`: long enough for clocks of 16 ms, short enough not to be noticed.
-_TRIALS, _PRODUCTS, _FACTOR_SIDE = 4, 12, 512
 
 
 class PackedLinear(nn.Linear):
@@ -85,11 +81,11 @@ class PackedLinear(nn.Linear):
 def is_supported(matmul_dtype: torch.dtype = torch.float32) -> bool:
     """Whether this machine has the packed kernels for `matmul_dtype`, found by comparing a small product.
 
-    bfloat16 has to be faster than float32 as well, see `is_bfloat16_faster`.
+    bfloat16 needs native instructions as well (AVX512-BF16 or AMX): emulation is slower than float32.
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    if matmul_dtype == torch.bfloat16 and not is_bfloat16_faster():
+    if matmul_dtype == torch.bfloat16 and not has_bfloat16_instructions():
         return False
     generator = torch.Generator().manual_seed(0)
     linear = PackedLinear(32, 16)
@@ -104,28 +100,10 @@ def is_supported(matmul_dtype: torch.dtype = torch.float32) -> bool:
     return difference < (1e-5 if matmul_dtype == torch.float32 else 5e-2)
 
 
-@lru_cache
-def is_bfloat16_faster() -> bool:
-    """Whether products take less time in bfloat16 than in float32 on this CPU, found by a few of them (some 200 ms).
-
-    Without instructions for it (AVX512-BF16 or AMX) PyTorch computes in its stead, many times as slowly. With
-    AVX512-BF16 one processor takes a fifth of float32's time, another twice as long.
-    """
+def has_bfloat16_instructions() -> bool:
+    """Whether this CPU computes in bfloat16 (AVX512-BF16 or AMX), rather than PyTorch in its stead."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so absent in some releases
-    if not any(bool(check()) for check in (getattr(torch.cpu, name, None) for name in names) if check is not None):
-        return False
-    trials = [(_product_seconds(torch.bfloat16), _product_seconds(torch.float32)) for _ in range(_TRIALS)]
-    bfloat16, float32 = (sum(times[1:]) for times in zip(*trials, strict=True))  # the first trial warms up
-    return bfloat16 < float32
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    """Of the processor, not of the clock on the wall: others may be at work on it."""
-    factor = torch.ones(_FACTOR_SIDE, _FACTOR_SIDE, dtype=dtype)
-    start = time.process_time()
-    for _ in range(_PRODUCTS):
-        factor @ factor
-    return time.process_time() - start
+    return any(bool(check()) for check in (getattr(torch.cpu, name, None) for name in names) if check is not None)
 
 
 def optimize_for_inference(model: nn.Module, matmul_dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -139,9 +117,8 @@ def optimize_for_inference(model: nn.Module, matmul_dtype: torch.dtype = torch.f
         model: any module; layers of the exact type `nn.Linear` with float32 weights on the CPU are switched, and the
             GELU of timm's `Mlp` is fused into the layer before it.
         matmul_dtype: `torch.float32` (the same numbers up to rounding), or `torch.bfloat16` (twice as fast on
-            most processors with AVX512-BF16 or AMX, relative differences near 1e-3; applied to the linear layers of
-            timm `Attention` and `Mlp` blocks only, so heads keep float32). Where bfloat16 is no faster, float32 is
-            used.
+            processors with AVX512-BF16 or AMX, relative differences near 1e-3; applied to the linear layers of timm
+            `Attention` and `Mlp` blocks only, so heads keep float32). Where bfloat16 is not supported, float32 is used.
 
     Returns:
         `model` itself.

@@ -15,7 +15,7 @@ import yaml
 from transformers.integrations import is_tensorboard_available
 from transformers.utils import logging
 
-from ..acceleration import is_bfloat16_faster
+from ..acceleration import has_bfloat16_instructions
 from ..atomic_files import atomic_file
 from ..errors import HandMIMError
 from ..memory_allocator import keep_freed_memory
@@ -69,7 +69,7 @@ def read_recipe(
 def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: str | os.PathLike) -> Arguments:
     """The `training` section as arguments; `batch_size` is divided among processes and accumulation steps.
 
-    `bf16` is for speed: on a CPU that is no faster by it, it is passed over, with a warning.
+    `bf16` is for processors that have it: on a CPU without such instructions it is passed over, with a warning.
 
     Raises:
         RecipeError: An unknown or impossible value, or a logger that is not installed.
@@ -90,8 +90,10 @@ def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: 
         section["per_device_train_batch_size"] = total // shares
     if "LOCAL_RANK" not in os.environ:  # one process: transformers asks for a process group if it finds a backend
         section.pop("ddp_backend", None)
-    if section.get("bf16") and _bfloat16_gains_nothing(section):
-        logger.warning("training.bf16 is passed over: this CPU is no faster in bfloat16 than in float32")
+    if section.get("bf16") and _bfloat16_is_emulated(section):
+        logger.warning(
+            "training.bf16 is passed over: this CPU has no such instructions and would take many times as long"
+        )
         section["bf16"] = False
     if "tensorboard" in str(section.get("report_to")) and not is_tensorboard_available():
         raise RecipeError(
@@ -127,9 +129,9 @@ def release_section(recipe: Mapping[str, Any], *further: str) -> dict[str, Any]:
     return section | {"dtype": getattr(torch, name)}
 
 
-def _bfloat16_gains_nothing(section: Mapping[str, Any]) -> bool:
+def _bfloat16_is_emulated(section: Mapping[str, Any]) -> bool:
     on_cpu = section.get("use_cpu") or not torch.accelerator.is_available()
-    return bool(on_cpu) and not is_bfloat16_faster()
+    return bool(on_cpu) and not has_bfloat16_instructions()
 
 
 def write_recipe(trainer: RunTrainer, recipe: Mapping[str, Any], output_dir: str | os.PathLike) -> None:

@@ -12,24 +12,24 @@ from handmim.training.trainer import HandMIMTrainingArguments
 SECTION = {"max_steps": 1, "use_cpu": True, "report_to": "none", "bf16": True}
 
 
-@pytest.mark.parametrize("faster", [True, False])
-def test_bfloat16_is_for_processors_that_are_faster_by_it(
-    faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_for_processors_that_have_it(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runs, "is_bfloat16_faster", lambda: faster)
+    monkeypatch.setattr(runs, "has_bfloat16_instructions", lambda: native)
     monkeypatch.setattr(runs.logger, "propagate", True)
     monkeypatch.setattr(logging.getLogger("handmim"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         arguments = arguments_of(HandMIMTrainingArguments, SECTION, tmp_path)
-    assert arguments.bf16 is faster
-    assert ("bf16 is passed over" in caplog.text) is not faster
+    assert arguments.bf16 is native
+    assert ("bf16 is passed over" in caplog.text) is not native
     assert SECTION["bf16"]  # the recipe itself says what it said
 
 
 @pytest.mark.parametrize(
-    ("use_cpu", "accelerator", "expected"), [(True, True, True), (False, True, False), (False, False, True)]
+    ("use_cpu", "accelerator", "emulated"), [(True, True, True), (False, True, False), (False, False, True)]
 )
-def test_only_a_cpu_is_asked(use_cpu: bool, accelerator: bool, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "is_bfloat16_faster", lambda: False)
+def test_only_a_cpu_emulates(use_cpu: bool, accelerator: bool, emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "has_bfloat16_instructions", lambda: False)
     monkeypatch.setattr(runs.torch.accelerator, "is_available", lambda: accelerator)
-    assert runs._bfloat16_gains_nothing({"use_cpu": use_cpu}) is expected
+    assert runs._bfloat16_is_emulated({"use_cpu": use_cpu}) is emulated
