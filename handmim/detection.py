@@ -141,10 +141,10 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     """The detector a user asks for.
 
     Args:
-        choice: "auto" (MediaPipe if it works here, otherwise our own), "open" (our own, also by its checkpoint's name),
-            "open-fine" (our own, which then looks for small hands, too, and takes four times as long), "mediapipe",
-            "none" or "whole-image" (None too), the Hub id or folder of a detector of our own kind or of any object
-            detector, or an object with a `detect` method.
+        choice: "auto" (our own; where it is not, in code that came from the Hub, MediaPipe if it works there),
+            "open" (our own, also by its checkpoint's name), "open-fine" (our own, which then looks for small hands,
+            too, and takes four times as long), "mediapipe", "none" or "whole-image" (None too), the Hub id or folder
+            of a detector of our own kind or of any object detector, or an object with a `detect` method.
 
     Raises:
         DetectorUnavailableError: what is asked for is not there.
@@ -156,8 +156,7 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     if choice == "mediapipe":
         return MediaPipeDetector()
     if choice == "auto":
-        problem = why_no_mediapipe()
-        return MediaPipeDetector() if not problem else open_detector() or WholeImage(reason=problem)
+        return open_detector() or _second_choice()
     if choice in ("open", "open-fine", "hand-detector-tiny-open"):
         detector = open_detector(fine=choice == "open-fine")
         if detector is None:
@@ -176,10 +175,18 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
     raise InputError(f"a detector must have a method detect(image), got {type(choice).__name__}")
 
 
+def _second_choice() -> HandDetector:
+    problem = why_no_mediapipe()
+    return WholeImage(reason=problem) if problem else MediaPipeDetector()
+
+
 def available_detectors() -> list[str]:
     """Names that `resolve_detector` takes and that work in this installation, the one "auto" takes first."""
-    problem = why_no_mediapipe()
-    return [*([] if problem else ["mediapipe"]), *(["open", "open-fine"] if open_detector() else []), "whole-image"]
+    return [
+        *(["open", "open-fine"] if open_detector() else []),
+        *([] if why_no_mediapipe() else ["mediapipe"]),
+        "whole-image",
+    ]
 
 
 def open_detector(source: str | None = None, fine: bool = False) -> HandDetector | None:

@@ -120,7 +120,7 @@ def test_whole_image_covers_the_pixels_to_their_edges():
 
 def test_mediapipe_of_old_wheels_mirrors_sides(mediapipe: types.ModuleType):
     carry_models(mediapipe)
-    detector = resolve_detector("auto")
+    detector = resolve_detector("mediapipe")
     assert detector.name == "mediapipe" and mediapipe.calls == []  # loaded at the first picture
     (found,) = detector.detect(IMAGE)
     assert found.handedness == "right" and found.score == 0.9
@@ -133,7 +133,7 @@ def test_mediapipe_of_old_wheels_mirrors_sides(mediapipe: types.ModuleType):
 def test_mediapipe_of_new_wheels_needs_its_task_file(
     mediapipe: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert resolve_detector("auto").name == "open" and available_detectors() == ["open", "open-fine", "whole-image"]
+    assert available_detectors() == ["open", "open-fine", "whole-image"]
     with pytest.raises(DetectorUnavailableError, match=mediapipe_detector.TASK_FILE_VARIABLE):
         MediaPipeDetector()
     with pytest.raises(DetectorUnavailableError, match="does not exist"):
@@ -141,7 +141,7 @@ def test_mediapipe_of_new_wheels_needs_its_task_file(
     task = tmp_path / mediapipe_detector.TASK_FILE_NAME
     task.touch()
     monkeypatch.setenv(mediapipe_detector.TASK_FILE_VARIABLE, str(tmp_path))
-    assert available_detectors() == ["mediapipe", "open", "open-fine", "whole-image"]
+    assert available_detectors() == ["open", "open-fine", "mediapipe", "whole-image"]
     (found,) = resolve_detector("mediapipe").detect(IMAGE)
     assert found.handedness == "right"
     ((kind, options),) = mediapipe.calls
@@ -158,11 +158,19 @@ def test_models_in_the_wheel_go_before_the_environment(
     assert MediaPipeDetector().task_file is None
     assert MediaPipeDetector(task).task_file == task
     task.unlink()
-    assert resolve_detector("auto").name == "mediapipe"
+    assert resolve_detector("mediapipe").name == "mediapipe"
 
 
-def test_without_mediapipe_auto_takes_our_own(no_mediapipe: None):
+@pytest.mark.parametrize("installed", [False, True])
+def test_auto_takes_our_own_whatever_else_is_installed(installed: bool, request: pytest.FixtureRequest):
+    request.getfixturevalue("mediapipe" if installed else "no_mediapipe")
     assert isinstance(resolve_detector("auto"), OpenHandDetector) and isinstance(resolve_detector("open"), HandDetector)
+
+
+def test_where_our_own_is_not_auto_takes_mediapipe(mediapipe: types.ModuleType, monkeypatch: pytest.MonkeyPatch):
+    carry_models(mediapipe)
+    monkeypatch.setattr(OpenHandDetector, "is_here", lambda: False)
+    assert resolve_detector("auto").name == "mediapipe" and available_detectors() == ["mediapipe", "whole-image"]
 
 
 def test_without_any_detector_auto_takes_the_whole_picture(no_mediapipe: None, monkeypatch: pytest.MonkeyPatch):
