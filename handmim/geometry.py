@@ -145,7 +145,7 @@ def project(points: Tensor, intrinsics: Tensor, min_depth: float | None = None) 
     Returns:
         (..., N, 2) pixels.
     """
-    focal = intrinsics[..., None, (0, 1), (0, 1)]
+    focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], -1)[..., None, :]
     principal = intrinsics[..., None, :2, 2]
     depth = points[..., 2:] if min_depth is None else points[..., 2:].clamp(min=min_depth)
     return points[..., :2] / depth * focal + principal

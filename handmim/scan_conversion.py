@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .constants import constant
+
 # Candidates nearer than this (metres) are dropped with their whole triangle; the rasteriser does not clip.
 NEAR = 1e-3
 # Screen area (px^2, twice the triangle's) below which a triangle cannot hold a pixel centre in float32.
@@ -201,7 +203,7 @@ class _Conversion:
         count = len(self.corner)
         y0, y1, y2 = (self.y.index_select(0, self.corner + k * self.num_faces) for k in range(3))
         code = (y0 > y1).int() + ((y1 > y2).int() << 1) + ((y0 > y2).int() << 2)
-        order = (torch.tensor(self._ORDER, dtype=torch.int32, device=self.device) * self.num_faces).unbind(1)
+        order = (constant(self._ORDER, self.device, torch.int32) * self.num_faces).unbind(1)
         sorted_corner = torch.cat([column.index_select(0, code) + self.corner for column in order])
         values = [v.index_select(0, sorted_corner) for v in (self.x, self.y, self.inverse)]  # top, middle, bottom
         long = self._edge([v[:count] for v in values], [v[2 * count :] for v in values])

@@ -1,10 +1,13 @@
 """The generator: the same picture in any batch, labels that agree with each other and with the pixels."""
 
 import functools
+import os
+import traceback
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from handmim.geometry import project
 from handmim.hand_model import HandModel
@@ -83,6 +86,35 @@ def test_rotations_are_rotations_without_a_preferred_direction():
     assert torch.allclose(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5)
     assert torch.allclose(torch.linalg.det(rotation), torch.ones(4000), atol=1e-5)
     assert rotation.mean(0).abs().max() < 0.04
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Work for a device
+
+
+class HostCopies(TorchDispatchMode):
+    """Where tensors are made of numbers in Python: on a GPU a copy each, for which everything before it is awaited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.ops.aten.lift_fresh.default:
+            frames = [frame for frame in traceback.extract_stack() if f"{os.sep}handmim{os.sep}" in frame.filename]
+            self.places += [f"{frame.filename}:{frame.lineno} {frame.line}" for frame in frames[-1:]]
+        return func(*args, **kwargs or {})
+
+
+def test_no_batch_but_the_first_copies_numbers_from_the_host():
+    variety = {"base": "full", "persons": 0.5, "second_hands": 0.5, "gloves": 0.5, "jewellery": 0.5, "things": 0.7}
+    index = torch.arange(48)
+    generate(4, index, 32, variety=variety)  # whose backgrounds, tables and numbers are kept
+    with HostCopies() as copies:
+        generate(4, index + 1, 32, variety=variety)
+    # numpy's ways through masks are those of a CPU; a background that was not needed before is drawn once
+    allowed = ("torch.from_numpy", "torch.tensor([number]")
+    assert [place for place in copies.places if not any(way in place for way in allowed)] == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import constant
 from .random import SampleRandom
 from .variety import Variety
 
@@ -29,7 +30,7 @@ def colours(random: SampleRandom, shape: tuple[int, ...]) -> Tensor:
     saturation = random.uniform((*shape, 1)).pow(3)
     low, high = hue.amin(-1, keepdim=True), hue.amax(-1, keepdim=True)
     vivid = light * (1 - saturation * (1 - (hue - low) / (high - low).clamp(min=0.05)))
-    flesh = torch.tensor([0.95, 0.70, 0.56], device=random.device) * (0.25 + 0.75 * light)
+    flesh = constant((0.95, 0.70, 0.56), random.device) * (0.25 + 0.75 * light)
     return torch.where(random.bernoulli(0.17, (*shape, 1)), flesh, vivid)
 
 
@@ -182,7 +183,8 @@ class BackgroundBank:
 
     def packed(self, entry: Tensor) -> Tensor:
         """(count * BANK_SIDE^2,) int32, see `pack`; of its pictures at least those of `entry` (B,) int64 are there."""
-        for number in set(entry.tolist()):
+        wanted = set() if all(self._drawn) else set(entry.tolist())  # a GPU waits where its numbers are looked at
+        for number in wanted:
             if not self._drawn[number]:
                 index = torch.tensor([number], device=self._packed.device)
                 picture = draw_backgrounds(SampleRandom(self.seed, index).fork("backgrounds"), BANK_SIDE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -69,8 +70,7 @@ def join(parts: Sequence[SyntheticBatch]) -> SyntheticBatch:
     """Batches one after the other."""
     labels = {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels}
     hands = HandsShown(*(torch.cat([getattr(part.hands, f.name) for part in parts]) for f in fields(HandsShown)))
-    starts = torch.tensor([0, *(len(part.images) for part in parts[:-1])]).cumsum(0)
-    counts = torch.tensor([len(part.hands.picture) for part in parts])
-    hands.picture = hands.picture + starts.repeat_interleave(counts).to(hands.picture.device)
+    starts = accumulate((len(part.images) for part in parts[:-1]), initial=0)
+    hands.picture = torch.cat([part.hands.picture + start for part, start in zip(parts, starts, strict=True)])
     images, intrinsics = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "intrinsics"))
     return SyntheticBatch(images, intrinsics, labels, hands)

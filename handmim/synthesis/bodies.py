@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import constant
 from ..scan_conversion import nonzero
 from .backgrounds import colours
 from .light import Light
@@ -155,8 +156,8 @@ def sample_clothes(random: SampleRandom, skin: Skin, rows: Tensor) -> Clothes:
     bare = skin.sleeve_start[rows].isinf()
     cloth = colours(random.fork("cloth"), (3,)).clamp(0.03, 0.95).square()
     lightness = random.uniform((1,)).square()
-    hair = (lightness * tone.new_tensor([0.75, 0.55, 0.32]) + 0.015) * random.normal((3,), 1.0, 0.1)
-    lips = tone * tone.new_tensor([0.8, 0.45, 0.45])
+    hair = (lightness * constant((0.75, 0.55, 0.32), tone.device) + 0.015) * random.normal((3,), 1.0, 0.1)
+    lips = tone * constant((0.8, 0.45, 0.45), tone.device)
     eyes = tone * random.uniform((1,), 0.05, 0.35)
     palette = torch.stack([tone, shirt, cloth[:, 0], cloth[:, 1], hair.clamp(0.005, 0.9), lips, eyes], 1)
     rate = torch.stack([skin.sleeve_stripes[rows], random.uniform((), 15, 60) * random.bernoulli(0.15)], 1)
@@ -181,8 +182,8 @@ def pose_body(mesh: BodyMesh, persons: Persons) -> tuple[Tensor, Tensor]:
     start, end = _ends(persons)
     along = F.normalize(end - start, dim=2)
     first, second = _sides(persons, along)
-    radii = start.new_tensor([part.radii for part in PARTS])
-    flat = start.new_tensor([part.flat for part in PARTS])
+    radii = constant(tuple(part.radii for part in PARTS), start.device)
+    flat = constant(tuple(part.flat for part in PARTS), start.device)
     part, share = mesh.part, mesh.share[:, None]
     radius = torch.lerp(radii[part, 0], radii[part, 1], mesh.share)
     ring = mesh.around * mesh.wide[:, None]
@@ -283,10 +284,10 @@ def _colours(mesh: BodyMesh, clothes: Clothes, local: Tensor, face: Tensor, weig
     """(P, 3) albedo, linear."""
     part = mesh.face_part.index_select(0, face)
     place = _corners(mesh, local, face, weights, row)
-    kind = torch.tensor([part.kind for part in PARTS], device=row.device)[part]
+    kind = constant(tuple(part.kind for part in PARTS), row.device, torch.int64)[part]
     share = place[:, 0]
     for parts, covered in ((_SLEEVED, clothes.sleeve), (_LEGS, clothes.shorts)):
-        there = torch.isin(part, torch.tensor(parts, device=part.device))
+        there = torch.isin(part, constant(parts, part.device, torch.int64))
         kind = torch.where(there & (share > covered[row]), SKIN, kind)
     head = nonzero(part == PARTS.index(HEAD))
     kind[head] = _head(clothes, place[head], row[head])
@@ -305,7 +306,7 @@ def _head(clothes: Clothes, place: Tensor, row: Tensor) -> Tensor:
     toward = F.normalize(place, dim=1)
     kind = torch.full_like(row, SKIN)
     for direction, reach, feature in _FEATURES:
-        axis = F.normalize(place.new_tensor(direction), dim=0)
+        axis = F.normalize(constant(direction, place.device), dim=0)
         kind = torch.where((toward * axis).sum(1) > reach, feature, kind)
     front = toward[:, 2] < -0.2
     beard = clothes.beard[row] & front & (toward[:, 1] > 0.35) & (kind == SKIN)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from ..geometry import axis_angle_to_matrix
 from .hand_mesh import FOREARM_LENGTH
 from .persons import JOINTS
@@ -23,6 +24,7 @@ TOWARDS_CAMERA = 0.7
 # Distances from the wrist, m, at which an arm may end, and the radius that the border must hide there.
 _ARM_ENDS = tuple(FOREARM_LENGTH + 0.1 * k for k in range(12))
 _ARM_RADIUS = 0.055
+_TRUNK = ("head", "neck", "right wrist", "left wrist", "right hip", "left hip")  # seen of a person from the hips up
 
 # Columns: images of the hand's x, y, z axes when the fingers point up and the back of the hand faces the camera.
 _UPRIGHT = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
@@ -41,7 +43,7 @@ def sample_orientation(random: SampleRandom, views: Sequence[float] = Variety.vi
     Of two draws the first is taken whose arm does not point at the camera; if both do, the second is turned round.
     """
     first, second = _draw_orientation(random, views), _draw_orientation(random.fork("again"), views)
-    turned = second * torch.tensor([-1.0, 1.0, -1.0], device=random.device)[:, None]
+    turned = second * constant((-1.0, 1.0, -1.0), random.device)[:, None]
     poor, poorer = (orient[:, 2:, :1] < -TOWARDS_CAMERA for orient in (first, second))
     return torch.where(poor, torch.where(poorer, turned, second), first)
 
@@ -62,7 +64,7 @@ def _draw_orientation(random: SampleRandom, views: Sequence[float]) -> Tensor:
     planes = torch.stack([plane * 35 * degree, spin, plane * 40 * degree, spin])
     pick = (family - 1).clamp(min=0)[None]
     roll, tilt, plane = (value.gather(0, pick)[0] for value in (rolls, tilts, planes))
-    upright = torch.tensor(_UPRIGHT, device=random.device)
+    upright = constant(_UPRIGHT, random.device)
     posed = _axis_rotation(plane, 2) @ _axis_rotation(tilt, 0) @ _axis_rotation(roll, 1) @ upright
     return torch.where((family == 0)[:, None, None], random.rotation(), posed)
 
@@ -73,8 +75,8 @@ def sample_wrist_bend(random: SampleRandom, global_orient: Tensor) -> Tensor:
     Of three draws the one whose forearm comes least towards the camera is taken: an arm before the lens would hide
     the hand, and people avoid that.
     """
-    draw = random.normal((3, 3)) * torch.tensor([0.15, 0.2, 0.45], device=random.device)
-    limit = torch.tensor([0.4, 0.4, 1.0], device=random.device)
+    draw = random.normal((3, 3)) * constant((0.15, 0.2, 0.45), random.device)
+    limit = constant((0.4, 0.4, 1.0), random.device)
     bend = axis_angle_to_matrix(draw.clamp(-limit, limit))  # (B, 3, 3, 3)
     towards = (global_orient[:, None] @ bend)[:, :, 2, 0]  # z of the forearm's direction, +x in rest space
     best = towards.argmax(1)
@@ -122,12 +124,10 @@ def person_camera(random: SampleRandom, joints: Tensor, size: int, variety: Vari
     """
     framing = random.choice((0.3, 0.4, 0.3))
     right = random.bernoulli(0.5)
-    trunk = [JOINTS.index(name) for name in ("head", "neck", "right wrist", "left wrist", "right hip", "left hip")]
-    one = torch.tensor([[JOINTS.index("head"), JOINTS.index(f"{side} wrist")] for side in ("left", "right")])
-    chosen = torch.zeros(len(joints), len(JOINTS), dtype=torch.bool, device=joints.device)
-    chosen[framing == 0] = True
-    chosen[:, trunk] |= (framing == 1)[:, None]
-    chosen.scatter_(1, one.to(joints.device)[right.long()], torch.ones_like(chosen[:, :2]))
+    trunk = tuple(name in _TRUNK for name in JOINTS)
+    one = tuple(tuple(name in ("head", f"{side} wrist") for name in JOINTS) for side in ("left", "right"))
+    trunk, one = (constant(names, joints.device, torch.bool) for names in (trunk, one))
+    chosen = one[right.long()] | (trunk & (framing == 1)[:, None]) | (framing == 0)[:, None]
     points = torch.where(chosen[..., None], joints, joints[:, JOINTS.index("head"), None])
     shift = random.uniform((2,), -variety.jitter, variety.jitter)
     return _crop_around(points, size, random.uniform((), *PERSON), shift)
@@ -144,7 +144,7 @@ def _crop_around(points: Tensor, size: int, factor: Tensor, shift: Tensor) -> Te
     intrinsics = torch.zeros(len(side), 3, 3, device=points.device)
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal
     intrinsics[:, :2, 2] = (size - 1) / 2 - centre * focal[:, None]
-    intrinsics[:, 2, 2] = 1
+    intrinsics[:, 2, 2].fill_(1)
     return intrinsics
 
 
@@ -162,7 +162,7 @@ def arm_stretch(wrist: Tensor, direction: Tensor, intrinsics: Tensor, size: int)
     Returns:
         (B,) m, 0 or more.
     """
-    ends = torch.tensor(_ARM_ENDS, device=wrist.device)
+    ends = constant(_ARM_ENDS, wrist.device)
     x, y, z = ((wrist[:, k, None] + direction[:, k, None] * ends) for k in range(3))  # (B, E) each
     focal, z = intrinsics[:, 0, 0, None], z.clamp(min=NEAR_PLANE / 2)
     away = torch.maximum(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import constant
 from ..geometry import project
 from ..hand_model import HandModel, HandModelOutput
 from ..scan_conversion import Scan, nonzero
@@ -46,7 +47,7 @@ _BLOCK = 16  # rows that the hand model poses at once
 # all directions, measured on open hands.
 _FLESH = (0.032, 0.032, 0.020, 0.014, 0.011, 0.024, 0.013, 0.012, 0.010, 0.028, 0.014, 0.012, 0.010)
 _FLESH += (0.027, 0.013, 0.011, 0.010, 0.020, 0.012, 0.010, 0.010)
-_TIPS, _NEXT = (4, 8, 12, 16, 20), (3, 7, 11, 15, 19)
+_TIPS, _NEXT = slice(4, None, 4), slice(3, None, 4)  # keypoints of the fingers' tips, and before them
 
 
 def generate(
@@ -421,7 +422,7 @@ class _Scene:
         negative = self.left | self.empty
         visible = self._visible(joints, labels["keypoints_2d"]) & ~negative[:, None]
         for value in labels.values():
-            value[negative] = float("nan")
+            value.masked_fill_(negative.view(-1, *[1] * (value.ndim - 1)), float("nan"))
         left = self.left[:, None, None]
         images = torch.where(left[..., None], images.flip(2), images)
         mask = torch.where(left, self.mask.flip(2), self.mask)
@@ -453,5 +454,5 @@ class _Scene:
         look[:, _TIPS] = torch.lerp(keypoints[:, _TIPS], keypoints[:, _NEXT], 0.15)
         x, y = look.round().long().clamp(0, size - 1).unbind(2)
         sample = torch.arange(self.batch, device=self.device)[:, None]
-        flesh = torch.tensor(_FLESH, device=self.device)
+        flesh = constant(_FLESH, self.device)
         return inside & (self.depth[sample, y, x] > joints[..., 2] - flesh) & self.mask[sample, y, x]

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import constant
 from .hand_mesh import unit
 from .random import SampleRandom
 from .skin import Skin
 
-_NUM_AXES = 4  # ambient occlusion looks along each axis in both senses
+# Ambient occlusion looks along each axis in both senses.
+_AXES = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, -1.0))
 # Cells a side, m: grids that cover hand and wrist. What lies beyond, the forearm, is in full light.
 _GRID, _CELL = 40, 0.0075
 _SHADOW_GRID, _SHADOW_CELL = 64, 0.005
@@ -47,18 +49,18 @@ class Light:
 def sample_light(random: SampleRandom) -> Light:
     """Draw the light of a batch of scenes."""
     device = random.device
-    up = random.normal((3,)) * torch.tensor([0.5, 0.0, 0.4], device=device)
-    up = F.normalize(up + torch.tensor([0.0, -1.0, -0.3], device=device), dim=1)
+    up = random.normal((3,)) * constant((0.5, 0.0, 0.4), device)
+    up = F.normalize(up + constant((0.0, -1.0, -0.3), device), dim=1)
     tint = random.normal((3,), 1.0, 0.08)
     level = random.uniform((), 0.15, 0.9)
     sky = level[:, None] * random.uniform((1,), 0.7, 1.1) * tint
     ground = level[:, None] * random.uniform((1,), 0.15, 0.8) * random.normal((3,), 1.0, 0.12)
-    spread = random.normal((2, 3)) * torch.tensor([0.9, 0.6, 0.6], device=device)
+    spread = random.normal((2, 3)) * constant((0.9, 0.6, 0.6), device)
     side, height, front = spread.unbind(2)
     direction = F.normalize(torch.stack([side, -height.abs(), 0.25 - front.abs()], 2), dim=2)
     warm = random.normal((2,), 0.0, 0.10)
     colour = torch.stack([1 + warm, torch.ones_like(warm), 1 - warm], 2)
-    power = random.uniform((2,), 0.1, 1.4) * torch.tensor([1.0, 0.5], device=device)
+    power = random.uniform((2,), 0.1, 1.4) * constant((1.0, 0.5), device)
     power[:, 1] *= random.bernoulli(0.4)
     target = random.uniform((), 0.28, 0.75).square()
     return Light(up, sky, ground, direction, colour * power[..., None], target)
@@ -104,7 +106,7 @@ def ambient(light: Light, points: Tensor, normals: Tensor, turn: Tensor) -> Tens
     Returns:
         (B, 3, V) linear; 1 for an unoccluded surface under a white sky of level 1.
     """
-    axes = turn.new_tensor([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / math.sqrt(3)
+    axes = constant(_AXES, turn.device) / math.sqrt(3)
     axes = axes @ turn.transpose(1, 2)  # (B, A, 3)
     cell, height, beyond = _splat(points, _frames(axes), _GRID, _CELL)
     cosine = axes @ normals  # (B, A, V)
@@ -117,7 +119,7 @@ def ambient(light: Light, points: Tensor, normals: Tensor, turn: Tensor) -> Tens
         weights.append((cosine * sense).add_(0.2).clamp_(min=0).mul_(seen))
         share = 0.5 + 0.5 * sense * (axes * light.up[:, None]).sum(2, keepdim=True)
         colours.append(light.sky[:, None] * share + light.ground[:, None] * (1 - share))  # (B, A, 3)
-    scale = 1.0 / (0.36 * 2 * _NUM_AXES)
+    scale = 1.0 / (0.36 * 2 * len(_AXES))
     return (torch.cat(colours, 1).transpose(1, 2) * scale) @ torch.cat(weights, 1)
 
 
@@ -156,7 +158,7 @@ def shade(
     surround = ambient(light, points, normals, turn)
     seen = shadow(light, points)  # (B, L, V)
     cosine = light.direction @ normals  # (B, L, V)
-    wrap = normals.new_tensor(_WRAP)
+    wrap = constant(_WRAP, normals.device)
     lamp = light.lamp / (1 + wrap).square()  # (B, L, 3)
     irradiance = surround.clone()
     for k in range(lamp.shape[1]):

@@ -101,8 +101,8 @@ def _pose_axes(random: SampleRandom, joints: Tensor, held: Tensor) -> Tensor:
 
 def _centre(random: SampleRandom, joints: Tensor, held: Tensor, radius: Tensor) -> Tensor:
     """(B, 3) m: held ones between palm and fingertips or at the thumb's tip; others in front of or beside the hand."""
-    palm = joints[:, [5, 9, 13, 17]].mean(1)
-    tips = joints[:, [8, 12, 16, 20]].mean(1)
+    palm = joints[:, 5::4].mean(1)  # knuckles
+    tips = joints[:, 8::4].mean(1)
     pinch = (joints[:, 4] + joints[:, 8]) / 2
     inward = palm + (tips - palm) * random.uniform((1,), 0.3, 0.7)
     # Curled tips lie on the palm's side: the direction to them from the knuckles points out of the palm.

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from ..geometry import axis_angle_to_matrix
 from .random import SampleRandom
 
@@ -25,7 +26,7 @@ _PALM = (0.0, -1.0, 0.0)  # where the palm looks, in the hand model's frame
 def arms_apart(bend: Tensor) -> Tensor:
     """Rotations (N, 3, 3) of forearms relative to their hands, mirrored where the forearm would come through the palm's
     plane into the other one."""
-    across = bend.new_tensor([1.0, -1.0, 1.0])
+    across = constant((1.0, -1.0, 1.0), bend.device)
     through = bend[:, 1, 0] < 0  # the elbow lies along the first column; the palm looks along -y
     return torch.where(through[:, None, None], bend * across * across[:, None], bend)
 
@@ -74,7 +75,7 @@ def twin_translation(
 
 def _palm(orient: Tensor) -> Tensor:
     """(N, 3) unit vectors from the palm outwards."""
-    return (orient * orient.new_tensor(_PALM)).sum(2)
+    return (orient * constant(_PALM, orient.device)).sum(2)
 
 
 def _reflected(vectors: Tensor, normal: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ def _reflected(vectors: Tensor, normal: Tensor) -> Tensor:
 
 def _turned_round(vectors: Tensor) -> Tensor:
     """Columns of (N, 3, K) in the world whose x axis is turned round."""
-    return vectors * vectors.new_tensor([-1.0, 1.0, 1.0])[:, None]
+    return vectors * constant((-1.0, 1.0, 1.0), vectors.device)[:, None]
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import constant
 from ..geometry import axis_angle_to_matrix
 from .random import SampleRandom
 
@@ -26,6 +27,8 @@ CLEAR = 0.4  # m, no joint is nearer to the camera
 # What arms do: gesture before the trunk, hang, rest in the lap or on a table, touch the head, reach anywhere.
 _DEEDS = (0.34, 0.14, 0.2, 0.12, 0.2)
 _TOGETHER = 0.35  # share of persons whose hands meet
+_X, _Y, _Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+_MIRROR = ((-1.0, -1.0, 1.0), (1.0, 1.0, -1.0), (1.0, 1.0, -1.0))  # of a rotation's elements, which stays one
 _REACH = (0.14, 0.535)  # m, shoulder to wrist: neither folded flat nor quite straight
 
 
@@ -79,7 +82,7 @@ class PersonRows:
         """Orientations of hands (R or more, 3, 3), those of persons as their arms say; bend (R or more, 3, 3) of the
         forearm relative to the hand."""
         frames = self.persons.forearms[self._number, self._left]
-        mirror = frames.new_tensor([[-1.0, -1.0, 1.0], [1.0, 1.0, -1.0], [1.0, 1.0, -1.0]])  # a rotation again
+        mirror = constant(_MIRROR, frames.device)
         frames = torch.where(self._left[:, None, None] > 0, frames * mirror, frames)
         return orient.index_copy(0, self._rows, frames @ bend[self._rows].mT)
 
@@ -89,14 +92,14 @@ class PersonRows:
         here = self._rows < len(translation)
         number, left, rows = self._number[here], self._left[here], self._rows[here]
         ends = torch.stack([self.persons.joint("right wrist"), self.persons.joint("left wrist")], 1)[number, left]
-        ends = torch.where(left[:, None] > 0, ends * ends.new_tensor([-1.0, 1.0, 1.0]), ends)
+        ends = torch.where(left[:, None] > 0, ends * constant((-1.0, 1.0, 1.0), ends.device), ends)
         return translation.index_copy(0, rows, ends - wrist[rows])
 
 
 def sample_persons(random: SampleRandom) -> Persons:
     """Draw a person for each sample."""
     axes = _trunk_axes(random.fork("trunk"))
-    head_axes = _turned(axes, random.fork("head").normal((3,)).clamp(-2, 2) * axes.new_tensor([0.2, 0.35, 0.12]))
+    head_axes = _turned(axes, random.fork("head").normal((3,)).clamp(-2, 2) * constant((0.2, 0.35, 0.12), axes.device))
     size = random.fork("size").normal((1,), 1.0, 0.06).clamp(0.85, 1.15)
     places = _trunk(size)
     places |= _legs(random.fork("legs"), places, size)
@@ -139,8 +142,8 @@ def _trunk_axes(random: SampleRandom) -> Tensor:
     lean, height = random.normal((), -0.08, 0.18), random.normal((), 0.0, 0.22)
     axes = torch.eye(3, device=random.device).expand(len(yaw), 3, 3)
     # The camera looks down or up, the picture is tilted, the person turns, the trunk leans.
-    for angle, axis in ((height, 0), (roll, 2), (yaw, 1), (lean, 0)):
-        axes = _turned(axes, angle[:, None] * axes.new_tensor([float(axis == k) for k in range(3)]))
+    for angle, axis in ((height, _X), (roll, _Z), (yaw, _Y), (lean, _X)):
+        axes = _turned(axes, angle[:, None] * constant(axis, axes.device))
     return axes
 
 
@@ -155,7 +158,7 @@ def _trunk(size: Tensor) -> dict[str, Tensor]:
         "right hip": (-_HIP, 0.03, 0.0),
         "left hip": (_HIP, 0.03, 0.0),
     }
-    return {name: size * size.new_tensor(place) for name, place in fixed.items()}
+    return {name: size * constant(place, size.device) for name, place in fixed.items()}
 
 
 def _legs(random: SampleRandom, places: dict[str, Tensor], size: Tensor) -> dict[str, Tensor]:
@@ -164,13 +167,18 @@ def _legs(random: SampleRandom, places: dict[str, Tensor], size: Tensor) -> dict
     found = {}
     for side, out in (("right", -1.0), ("left", 1.0)):
         spread = random.normal((3,), 0.0, 0.25)
-        thigh = torch.where(sits, size.new_tensor([0.2 * out, 0.25, -1.0]), size.new_tensor([0.05 * out, 1.0, -0.08]))
-        shin = torch.where(sits, size.new_tensor([0.0, 1.0, 0.1]), size.new_tensor([0.0, 1.0, 0.08]))
+        thigh = _either(sits, (0.2 * out, 0.25, -1.0), (0.05 * out, 1.0, -0.08))
+        shin = _either(sits, (0.0, 1.0, 0.1), (0.0, 1.0, 0.08))
         knee = places[f"{side} hip"] + size * THIGH * F.normalize(thigh + spread, dim=1)
         ankle = knee + size * SHIN * F.normalize(shin + random.normal((3,), 0.0, 0.15), dim=1)
-        toe = ankle + size * size.new_tensor([0.04 * out, 0.05, -0.17])
+        toe = ankle + size * constant((0.04 * out, 0.05, -0.17), size.device)
         found |= {f"{side} knee": knee, f"{side} ankle": ankle, f"{side} toe": toe}
     return found
+
+
+def _either(flag: Tensor, first: tuple[float, ...], second: tuple[float, ...]) -> Tensor:
+    """(B, 3): `first` where the flag (B, 1) is set, otherwise `second`."""
+    return torch.where(flag, constant(first, flag.device), constant(second, flag.device))
 
 
 def _targets(random: SampleRandom, places: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,7 +190,7 @@ def _targets(random: SampleRandom, places: dict[str, Tensor]) -> dict[str, Tenso
     together = random.bernoulli(_TOGETHER, (1,))
     targets = {}
     for side, out in (("right", -1.0), ("left", 1.0)):
-        sign = middle.new_tensor([out, 1.0, 1.0])
+        sign = constant((out, 1.0, 1.0), middle.device)
         deed = random.choice(_DEEDS)
         reach = F.normalize(random.normal((3,)), dim=1)
         reach = torch.cat([reach[:, :2], -reach[:, 2:].abs()], 1) * random.uniform((1,), 0.2, 0.54)
@@ -191,7 +199,8 @@ def _targets(random: SampleRandom, places: dict[str, Tensor]) -> dict[str, Tenso
         resting = _anywhere(random, (-0.34, 0.05), (0.12, 0.5), (-0.42, -0.2))
         shoulder = places[f"{side} shoulder"]
         # Fingers are longer than the wrist is thick: it stays below and before what they touch.
-        face = places["head"] + random.normal((3,), 0.0, 0.06) + middle.new_tensor([out * 0.07, 0.12, -0.13]) - shoulder
+        before = constant((out * 0.07, 0.12, -0.13), middle.device)
+        face = places["head"] + random.normal((3,), 0.0, 0.06) + before - shoulder
         ways = torch.stack([gesture * sign, hanging * sign, resting * sign, face, reach], 1)
         way = ways.gather(1, deed[:, None, None].expand(-1, 1, 3))[:, 0]
         targets[side] = torch.where(together, middle + apart * sign, shoulder + way)
@@ -210,7 +219,7 @@ def _arm(random: SampleRandom, shoulder: Tensor, target: Tensor, side: str) -> t
     along = way / length
     length = length.clamp(*_REACH)
     out = -1.0 if side == "right" else 1.0
-    pole = way.new_tensor([0.45 * out, 1.0, 0.35]) + random.normal((3,), 0.0, 0.35)
+    pole = constant((0.45 * out, 1.0, 0.35), way.device) + random.normal((3,), 0.0, 0.35)
     pole = F.normalize(pole - (pole * along).sum(1, keepdim=True) * along, dim=1)
     # The triangle of upper arm, forearm and the way between shoulder and wrist.
     foot = (UPPER_ARM**2 - FOREARM**2 + length.square()) / (2 * length)
@@ -221,7 +230,7 @@ def _arm(random: SampleRandom, shoulder: Tensor, target: Tensor, side: str) -> t
 def _frames(along: Tensor, twist: Tensor) -> Tensor:
     """(B, 2, 3, 3): rotations whose first column lies along vectors (B, 2, 3), turned about it by `twist` (B, 2)."""
     first = F.normalize(along, dim=2)
-    down, left = first.new_tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    down, left = constant(_Y, first.device), constant(_X, first.device)
     other = torch.where(first[..., 1:2].abs() < 0.7, down, left)
     second = F.normalize(other - (other * first).sum(2, keepdim=True) * first, dim=2)
     third = torch.linalg.cross(first, second, dim=2)

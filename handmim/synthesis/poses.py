@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from .anatomy import CHAIN_JOINTS, Anatomy, forward_kinematics, open_hand_anatomy, penetration, rotation_from_angles
 from .random import SampleRandom
 from .variety import VARIETIES, Variety
@@ -282,11 +283,9 @@ def sample_poses(random: SampleRandom, variety: Variety = VARIETIES["full"]) -> 
 def angles_to_pose(angles: Tensor) -> Tensor:
     """Anatomical angles (B, 5, 3, 3), radians, chains first -> hand_pose (B, 15, 3, 3) of the right open hand."""
     rotations = rotation_from_angles(_batch_last(angles), open_hand_anatomy(str(angles.device)))
-    order = [0] * 15
-    for chain, joints in enumerate(CHAIN_JOINTS):
-        for level, joint in enumerate(joints):
-            order[joint] = 3 * chain + level
-    return rotations.flatten(2, 3)[:, :, order].permute(3, 2, 0, 1).contiguous()
+    places = [joint for joints in CHAIN_JOINTS for joint in joints]
+    order = constant(tuple(places.index(joint) for joint in range(15)), angles.device, torch.int64)
+    return rotations.flatten(2, 3).index_select(2, order).permute(3, 2, 0, 1).contiguous()
 
 
 def _batch_last(angles: Tensor) -> Tensor:

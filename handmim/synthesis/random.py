@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..constants import constant
+
 _MASK = 0xFFFFFFFFFFFFFFFF
 _BLOCK = 64  # uniform numbers a sample that are made at once
 
@@ -147,7 +149,8 @@ class SampleRandom:
 
     def choice(self, weights: Sequence[float] | Tensor, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) int64, k with a probability proportional to weights[k] (K,)."""
-        weights = torch.as_tensor(weights, dtype=torch.float32, device=self.device)
+        if not isinstance(weights, Tensor):
+            weights = constant(tuple(map(float, weights)), self.device)
         edges = (weights.cumsum(0) / weights.sum())[:-1].contiguous()
         return torch.bucketize(self.uniform(shape), edges, right=True)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from .hand_mesh import HandMesh
 from .random import SampleRandom
 from .relief import NUM_RELIEFS
@@ -71,15 +72,15 @@ class Skin:
 
 def sample_tone(random: SampleRandom) -> tuple[Tensor, Tensor]:
     """Skin of the back of the hand and of the palm: two (B, 3), sRGB, balanced over the ramp of `TONES`."""
-    ramp = torch.tensor(TONES, device=random.device)
+    ramp = constant(TONES, random.device)
     place = random.uniform((), 0.0, len(TONES) - 1.0)
     left = place.long().clamp(max=len(TONES) - 2)
     share = (place - left)[:, None]
     tone = ramp[left] * (1 - share) + ramp[left + 1] * share
     tone = tone * random.normal((1,), 1.0, 0.05) * random.normal((3,), 1.0, 0.025)
     paler = (0.65 * (1 - tone.mean(1, keepdim=True) / 0.6)).clamp(0, 1)
-    pale = torch.tensor(PALE_PALM, device=random.device)
-    palm = (tone * (1 - paler) + pale * paler) * torch.tensor([1.03, 0.96, 0.94], device=random.device)
+    pale = constant(PALE_PALM, random.device)
+    palm = (tone * (1 - paler) + pale * paler) * constant((1.03, 0.96, 0.94), random.device)
     return tone, palm
 
 
@@ -89,10 +90,10 @@ def paint(random: SampleRandom, mesh: HandMesh, variety: Variety = VARIETIES["fu
     tone, palm = sample_tone(random)
     pair = torch.stack([torch.ones_like(mesh.dorsal), 1 - mesh.dorsal])
     albedo = torch.stack([tone, palm - tone], 2) @ pair * _blotches(random, mesh)
-    nail = tone * 0.78 + torch.tensor([0.88, 0.64, 0.60], device=device) * 0.25
+    nail = tone * 0.78 + constant((0.88, 0.64, 0.60), device) * 0.25
     nail = torch.where(random.bernoulli(0.13, (1,)), random.uniform((3,), 0.05, 0.9), nail)
     amount = torch.stack([random.uniform((), 0.4, 1.5), random.uniform((), 0.15, 1.5)], 1)
-    dark = torch.tensor([[0.30, 0.46, 0.46], [0.28, 0.34, 0.34]], device=device) * amount[..., None]
+    dark = constant(((0.30, 0.46, 0.46), (0.28, 0.34, 0.34)), device) * amount[..., None]
     bare = ~random.bernoulli(variety.sleeves)
     start = random.uniform((), 0.015, 0.20).masked_fill(bare, float("inf"))
     cloth = (random.uniform((2, 1), 0.05, 0.9) * random.normal((2, 3), 1.0, 0.2)).clamp(0.03, 0.95)
@@ -128,7 +129,7 @@ def _jewellery(random: SampleRandom, share: float) -> dict[str, Tensor]:
     """Rings on a share of the hands, bands around as many wrists: those fields of `Skin`."""
     ring, band = random.bernoulli(share), random.bernoulli(share)
     start, width = random.uniform((), 0.012, 0.05), random.log_uniform((), 0.004, 0.03)
-    gold = torch.tensor([0.85, 0.68, 0.35], device=random.device)
+    gold = constant((0.85, 0.68, 0.35), random.device)
     plain = random.bernoulli(0.5, (2, 1))
     colour = torch.where(plain, gold * random.uniform((2, 1), 0.7, 1.1), random.uniform((2, 1), 0.05, 0.9))
     nowhere = torch.full_like(start, float("inf"))
@@ -146,10 +147,10 @@ def _blotches(random: SampleRandom, mesh: HandMesh) -> Tensor:
     device = random.device
     third = len(mesh.noise) // 3
     field = mesh.noise[random.integers((3,), 0, third) + torch.arange(3, device=device) * third]  # (B, 3, Vr)
-    strength = random.uniform((3,), 0.3, 1.5) * torch.tensor([0.05, 0.035, 0.03], device=device)
+    strength = random.uniform((3,), 0.3, 1.5) * constant((0.05, 0.035, 0.03), device)
     # Blood more than pigment: green and blue follow more than red.
-    share = torch.tensor([0.8, 1.05, 1.1], device=device)
-    red = torch.tensor([0.02, 0.18, 0.15], device=device) * random.uniform((1,), 0.2, 1.5)
+    share = constant((0.8, 1.05, 1.1), device)
+    red = constant((0.02, 0.18, 0.15), device) * random.uniform((1,), 0.2, 1.5)
     return ((share[:, None] * strength[:, None]) @ field).add_(1).mul_(1 - red[..., None] * mesh.redness)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import constant
 from ..scan_conversion import nonzero
 from .hand_mesh import TEXTURE_SIDE, HandMesh
 from .skin import RING_PLACE, Skin
@@ -87,8 +88,8 @@ class Surface:
         texel = y.mul_(side).add_(x)
         own = self.skin.relief.index_select(0, row).mul_(side * side).add_(texel)
         fine = mesh.relief.index_select(0, own).mul_(self.skin.relief_strength.index_select(0, row))
-        shade = torch.addcmul(1 + fine[:, :1], fine[:, 1:2], colour.new_tensor(VEIN), value=-1)
-        colour.mul_(shade.addcmul_(fine[:, 2:], colour.new_tensor(PIGMENT), value=-1))
+        shade = torch.addcmul(1 + fine[:, :1], fine[:, 1:2], constant(VEIN, colour.device), value=-1)
+        colour.mul_(shade.addcmul_(fine[:, 2:], constant(PIGMENT, colour.device), value=-1))
         kind = mesh.texture_kind.index_select(0, texel)
         fold, nail = nonzero(kind & 1), nonzero(kind & 2)
         look = mesh.texture.index_select(0, texel.index_select(0, fold))

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import constant
 from .augmentation import LUMINANCE
 from .views import VIEWS, ViewDraws, colour_matrix, reductions, sampling_matrix
 
@@ -221,7 +222,7 @@ def _warp(source: Tensor, matrix: Tensor, size: int) -> Tensor:
 def _recolour(picture: Tensor, appearance: Tensor) -> Tensor:
     """(n, 3, S, S) in [0, 255]; appearance (n, 6) on the CPU."""
     matrix, gain = (part.to(picture.device, non_blocking=True) for part in colour_matrix(appearance))
-    luma = picture.mean((2, 3)) @ picture.new_tensor(LUMINANCE)
+    luma = picture.mean((2, 3)) @ constant(tuple(LUMINANCE.tolist()), picture.device, picture.dtype)
     offset = (gain * luma)[:, None, None].expand(-1, 3, 1)
     return torch.baddbmm(offset, matrix, picture.flatten(2)).clamp_(0, 255).view_as(picture)
 
