@@ -8,12 +8,22 @@ Exit codes: 0 all is well, 1 something failed (one sentence on stderr says what)
 
 import argparse
 import difflib
-import itertools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from .command_line import (
+    BoxesAction,
+    add_estimate_options,
+    add_revision_option,
+    complain,
+    gather_images,
+    one_sentence,
+    positive,
+)
+from .versions import package_version
 
 FORMATS = ("glb", "obj", "ply")
 
@@ -139,32 +149,6 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add_estimate_options(parser)
 
 
-def add_estimate_options(parser: argparse.ArgumentParser) -> None:
-    """`--tta`, `--image-size` and `--fit-steps`, beside every option that names a checkpoint to predict with."""
-    parser.add_argument(
-        "--tta", action="store_true", help="look at each hand three times, also turned (README); no masks and maps"
-    )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        metavar="PX",
-        help="side of the crops; fewer pixels are faster and coarser (default: as the checkpoint says)",
-    )
-    parser.add_argument(
-        "--fit-steps",
-        type=int,
-        metavar="N",
-        help="steps of the fit to heat maps; 0: none (default: as the checkpoint says)",
-    )
-
-
-def add_revision_option(parser: argparse.ArgumentParser) -> None:
-    """`--revision`, beside every option that names a checkpoint on the Hub."""
-    parser.add_argument(
-        "--revision", metavar="REV", help="branch, tag or commit hash of a model on the Hub (default: the newest)"
-    )
-
-
 class _Parser(argparse.ArgumentParser):
     """Refuses options that it does not know itself, with its own usage: the program's lists no option of a command."""
 
@@ -177,20 +161,6 @@ class _Parser(argparse.ArgumentParser):
         return namespace, unknown
 
 
-class BoxesAction(argparse.Action):
-    """Boxes up to the first word that is none: `--box 1,2,30,40 photo.jpg` names a box and an image."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, args: argparse.Namespace, values: Any, option: Any = None
-    ) -> None:
-        boxes = list(itertools.takewhile(lambda text: "," in text and not os.path.exists(text), values))
-        try:
-            args.boxes = args.boxes + [parse_box(text) for text in boxes or values[:1]]
-        except argparse.ArgumentTypeError as error:
-            parser.error(f"argument {option}: {error}")
-        args.more_images = args.more_images + values[len(boxes) :]
-
-
 class _Version(argparse.Action):
     """Looks the version up only when asked."""
 
@@ -200,53 +170,6 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         print(f"handmim {package_version('handmim')}")
         parser.exit()
-
-
-def parse_box(text: str) -> list[float]:
-    """'x0,y0,x1,y1' as four numbers."""
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 4:
-        raise argparse.ArgumentTypeError(f"expected x0,y0,x1,y1, got {text!r}")
-    return values
-
-
-def positive(text: str) -> int:
-    """A whole number above zero."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
-
-
-def complain(message: str) -> None:
-    """One line on stderr."""
-    print(f"handmim: error: {message}", file=sys.stderr)
-
-
-def one_sentence(error: BaseException) -> str:
-    """An error's message on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'output'}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def package_version(name: str) -> str | None:
-    """Version of an installed distribution, None if it is not there."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def gather_images(args: argparse.Namespace) -> None:
-    """Add to the images of a command those that stood behind its boxes, see `BoxesAction`."""
-    args.images = args.images + args.more_images
-    if not args.images:
-        args.parser.error("the following arguments are required: IMAGE")
 
 
 def run_predict(args: argparse.Namespace) -> int:

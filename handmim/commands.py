@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import DEFAULT_CHECKPOINT
-from .cli import complain, one_sentence, package_version
+from .command_line import complain, one_sentence
 from .errors import HandMIMError, ImageError, InputError, ModelError
 from .images import LoadedImage, list_images, load_image
 from .result_files import write_results
+from .versions import package_version
 
 if TYPE_CHECKING:
     from .detection import HandDetector

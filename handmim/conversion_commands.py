@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .command_line import add_revision_option
+
 PRECISIONS = ("float32", "float16", "int8")
 
 
@@ -21,8 +23,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_convert(commands: Any) -> None:
-    from .cli import add_revision_option
-
     convert = commands.add_parser(
         "convert",
         help="weights of a timm, MAE, DINO, iBOT or DINOv2 transformer in, or a backbone out to timm",
@@ -97,8 +97,6 @@ def _convert_to_timm(source: str, out: Path, revision: str | None) -> int:
 
 
 def _add_export(commands: Any) -> None:
-    from .cli import add_revision_option
-
     export = commands.add_parser(
         "export",
         help="a mesh model as an ONNX graph or a torch.export program",

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .command_line import BoxesAction, add_revision_option, complain, gather_images, one_sentence
+
 
 def add_commands(commands: Any) -> None:
     """Add `handmim features` to the command line (the sub-parsers of `handmim`)."""
-    from .cli import BoxesAction, add_revision_option
-
     features = commands.add_parser(
         "features",
         help="pictures of what a backbone sees",
@@ -33,7 +33,6 @@ def add_commands(commands: Any) -> None:
 def run_features(args: argparse.Namespace) -> int:
     """`handmim features`: a picture of each hand; images that cannot be read are told and counted."""
     from .atomic_files import atomic_file
-    from .cli import complain, gather_images, one_sentence
     from .commands import find_sources, hub_options, output_stems, quiet_loaders
     from .errors import HandMIMError, InputError
     from .features import extract_features, load_backbone

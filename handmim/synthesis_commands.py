@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .command_line import positive
+
 
 def add_commands(commands: Any) -> None:
     """Add this package's command to the command line (the sub-parsers of `handmim`)."""
-    from .cli import positive
-
     synthesize = commands.add_parser(
         "synthesize",
         help="make labelled synthetic images",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,21 @@ def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
                 yield from visit(child, eager and not optional)
 
     yield from visit(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def needed_modules(path: Path) -> set[Path]:
+    """The package's files that a file imports, at its top or in a function; types alone do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    for_types = {id(child) for node in types for child in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in for_types:
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            inside = [base / f"{alias.name}.py" for alias in node.names]
+            files = [file for file in (base.with_suffix(".py"), *inside) if file.is_file()]
+            found.update(files or [base / "__init__.py"])
+    return found - {PACKAGE / "__init__.py"}  # whose names are loaded at their first use
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -112,6 +128,13 @@ assert "hand-mesh-estimation" in PIPELINE_REGISTRY.get_supported_tasks()
 assert type(AutoConfig.for_model("handmim")) is HandMIMConfig
 assert HandMIMConfig in AutoModel._model_mapping
 """
+
+
+def test_no_module_needs_one_that_needs_it() -> None:
+    graph = {path: needed_modules(path) for path in sorted(PACKAGE.rglob("*.py"))}
+    assert PACKAGE / "geometry.py" in graph[PACKAGE / "hand_model.py"]
+    assert PACKAGE / "commands.py" in graph[PACKAGE / "cli.py"]  # an import in a function
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_each_import_can_be_the_first_of_the_package() -> None:

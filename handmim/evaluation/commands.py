@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-EMBEDDED = "embedded"  # another name of the default checkpoint
+from ..command_line import add_estimate_options, add_revision_option, positive
 
 
 def add_commands(commands: Any) -> None:
@@ -17,8 +17,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    from ..cli import add_estimate_options, add_revision_option, positive
-
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a model, or a submission file, on labelled data",

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..atomic_files import atomic_file
-from ..cli import package_version
 from ..errors import DataError
+from ..versions import package_version
 from .measures import MEASURES, formatted, heading
 from .scores import Curve, Scores
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .predictions import Predictions
     from .scoring import Truth
 
+EMBEDDED = "embedded"  # another name of the default checkpoint
 CHUNKS = "predictions"
 
 
@@ -66,8 +67,6 @@ def model_name(args: argparse.Namespace) -> str:
 
 def checkpoint(args: argparse.Namespace) -> str | None:
     """Hub id or folder; None: the checkpoint in the package."""
-    from .commands import EMBEDDED
-
     return None if args.model == EMBEDDED else args.model
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from ..atomic_files import atomic_file
-from ..cli import package_version
 from ..errors import NPZ_ERRORS, DataError
+from ..versions import package_version
 from .generator import SyntheticBatch, check_arguments, generate
 from .layouts import LAYOUTS, Layout
 from .variety import find_variety

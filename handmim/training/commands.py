@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..command_line import positive
+
 
 def add_commands(commands: Any) -> None:
     """Add this package's commands to the command line (the sub-parsers of `handmim`)."""
@@ -189,8 +191,6 @@ def run_data_info(args: argparse.Namespace) -> int:
 
 
 def _add_crops(commands: Any) -> None:
-    from ..cli import positive
-
     crops = commands.add_parser(
         "crops",
         help="cut hands out of photos, for pre-training",
