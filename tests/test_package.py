@@ -58,8 +58,11 @@ def needed_modules(path: Path) -> set[Path]:
     for_types = {id(child) for node in types for child in ast.walk(node)}
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in for_types:
-            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        if isinstance(node, ast.ImportFrom) and id(node) not in for_types:
+            words = (node.module or "").split(".")
+            if not node.level and words[0] != PACKAGE.name:
+                continue
+            base = (path.parents[node.level - 1] if node.level else ROOT).joinpath(*words)
             inside = [base / f"{alias.name}.py" for alias in node.names]
             files = [file for file in (base.with_suffix(".py"), *inside) if file.is_file()]
             found.update(files or [base / "__init__.py"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import positive
+from .run_options import add_run_options, roots_of
 
 
 def add_commands(commands: Any) -> None:
@@ -59,39 +60,6 @@ def _add_run(commands: Any, name: str, run: Callable, *, module: str, summary: s
     )
     add_run_options(parser, debug=False)
     parser.set_defaults(run=run)
-
-
-def add_run_options(parser: argparse.ArgumentParser, debug: bool = True) -> None:
-    """What every run of a recipe takes.
-
-    Args:
-        parser: Gets `recipe`, `out`, `roots` (see `roots_of`) and `settings`.
-        debug: Also `--debug`, which `handmim` has itself.
-    """
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe in the package")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints and the released model")
-    parser.add_argument(
-        "--data", dest="roots", action="append", type=_root, default=[], metavar="NAME=ROOT",
-        help="where a data set of the recipe is; may be given several times",
-    )  # fmt: skip
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY.PATH=VALUE",
-        help="change a value of the recipe, e.g. training.max_steps=10; may be given several times",
-    )  # fmt: skip
-    if debug:
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def _root(text: str) -> tuple[str, str]:
-    name, separator, root = text.partition("=")
-    if not (name and separator and root):
-        raise argparse.ArgumentTypeError(f"expected NAME=ROOT, got {text!r}")
-    return name, root
-
-
-def roots_of(args: argparse.Namespace) -> dict[str, str]:
-    """`--data` as a mapping; the last of a name counts."""
-    return dict(args.roots)
 
 
 def run_pretrain(args: argparse.Namespace) -> int:

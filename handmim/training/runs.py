@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +16,11 @@ from transformers.utils import logging
 
 from ..acceleration import has_bfloat16_instructions
 from ..atomic_files import atomic_file
+from ..command_line import complain, one_sentence
 from ..errors import HandMIMError
 from ..memory_allocator import keep_freed_memory
-from .commands import add_run_options, roots_of
 from .recipe import RecipeError, apply_roots, apply_settings, did_you_mean, expand_variables, load_recipe
+from .run_options import add_run_options, roots_of
 from .trainer import RunArguments, RunTrainer
 
 logger = logging.get_logger(__name__)
@@ -159,7 +159,7 @@ def run_as_program(
     except (HandMIMError, OSError, ValueError) as error:
         if options.debug:
             raise
-        print(f"handmim: error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(one_sentence(error))
         return 1
     finally:
         leave_process_group()
