@@ -18,8 +18,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         OSError: it cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file() and not path.is_dir():  # a file in its place would break the machine
-        raise FileExistsError(errno.EEXIST, "is a device or a pipe, which a file cannot replace", str(path))
+    if path.exists() and not path.is_file():  # a file in a device's place would break the machine
+        kind = "folder" if path.is_dir() else "device or a pipe"
+        raise FileExistsError(errno.EEXIST, f"is a {kind}, which a file cannot replace", str(path))
     # Of a long name a part: the whole one and what is added might be too long.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.", suffix=".tmp")
     try:
@@ -27,8 +28,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only the owner reads
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(name)
+        if isinstance(error, OSError) and error.filename == name:  # the user knows the other name
+            error.filename, error.filename2 = str(path), None
         raise
 
 

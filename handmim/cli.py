@@ -115,6 +115,9 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument(
         "--maps", action="store_true", help="also draw NAME.0.heatmaps.png and NAME.0.pof.png (HIU-DMTL checkpoints)"
     )
+    predict.add_argument(
+        "--no-overlay", action="store_true", help="draw no NAME.overlay.png: most of the time of a large photo"
+    )
     predict.add_argument("--json", action="store_true", help="also print one line of JSON for each image")
     _add_model_options(predict)
     predict.set_defaults(run=run_predict, more_images=[], parser=predict)

@@ -17,7 +17,7 @@ import numpy as np
 from . import DEFAULT_CHECKPOINT
 from .command_line import complain, one_sentence
 from .errors import HandMIMError, ImageError, InputError, ModelError
-from .images import LoadedImage, list_images, load_image
+from .images import LoadedImage, is_url, list_images, load_image
 from .result_files import write_results
 from .versions import package_version
 
@@ -69,11 +69,12 @@ def predict(args: argparse.Namespace) -> int:
         for batch in _batches(first, rest, args.batch_size):
             failed += _read(batch) if batch is not first else 0
             for item, result in predict_batch(model, [item for item in batch if item.image], args):
-                if isinstance(result, Exception):
-                    complain(f"{item.source}: {one_sentence(result)}")
+                try:
+                    report = _written(result, item, args)
+                except (HandMIMError, OSError) as error:
+                    complain(f"{item.source}: {one_sentence(error)}")
                     failed += 1
                     continue
-                report = write_results(result, item.image, args.out, item.stem, args.format, model_name(args))
                 if args.json:
                     print(json.dumps(report), flush=True)
                 done, hands = done + 1, hands + len(result)
@@ -81,6 +82,14 @@ def predict(args: argparse.Namespace) -> int:
                 item.image = None
             bar.update(len(batch))
     return _summary(done + failed, failed, hands)
+
+
+def _written(result: "list[Hand] | Exception", item: Item, args: argparse.Namespace) -> dict[str, Any]:
+    """Write the files of a picture; raises what went wrong with it before, or now."""
+    if isinstance(result, Exception):
+        raise result
+    drawn = not args.no_overlay
+    return write_results(result, item.image, args.out, item.stem, args.format, model_name(args), drawn)
 
 
 def find_sources(arguments: Iterable[str]) -> tuple[list[str], int]:
@@ -103,7 +112,8 @@ def output_stems(sources: list[str]) -> list[str]:
     Compared without case, as file systems of macOS and Windows do: `a.jpg`, `A.png` -> `a.jpg`, `A.png`; the same name
     in two folders -> `a`, `a-2` (with its ending where another picture shares the stem).
     """
-    names = [Path(source.split("?")[0]).name or "image" for source in sources]
+    paths = [source.split("?")[0] if is_url(source) else source for source in sources]
+    names = [Path(path).name or "image" for path in paths]
     stems = [Path(name).stem for name in names]
     shared = Counter(stem.lower() for stem in stems)
     wanted = [name if shared[stem.lower()] > 1 else stem for name, stem in zip(names, stems, strict=True)]

@@ -6,6 +6,7 @@ centre of the top-left pixel: a picture W wide covers x from -0.5 to W - 0.5.
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -176,8 +177,12 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
 
 
 def _second_choice() -> HandDetector:
+    """What "auto" takes where our own detector is not."""
     problem = why_no_mediapipe()
-    return WholeImage(reason=problem) if problem else MediaPipeDetector()
+    if not problem:
+        return MediaPipeDetector()
+    warnings.warn(f"each picture is taken to show one hand ({problem}): pass boxes=, or detector=", stacklevel=2)
+    return WholeImage(reason=problem)
 
 
 def available_detectors() -> list[str]:

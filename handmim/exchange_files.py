@@ -215,6 +215,9 @@ def hand_of_row(row: Any) -> Hand:
         raise InputError(f"score must be in [0, 1], got {score}")
     if row.get("faces") is None:
         raise InputError("faces is missing")
+    for name, shape in (("heatmap_keypoints", (21, 2)), ("crop_box", (4,))):  # of networks with heat maps
+        if row.get(name) is not None:
+            arrays[name] = array_of(row, name, shape).astype(np.float32)
     return Hand(
         **arrays,
         faces=check_faces(row["faces"], len(arrays["vertices"])),

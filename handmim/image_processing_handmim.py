@@ -220,13 +220,14 @@ class HandMIMImageProcessor(PilBackend):
         scores = None if logits is None else torch.sigmoid(_float(logits)).tolist()
         results = []
         for (row, left), maps in zip(enumerate(mirrored.tolist()), restore_maps(outputs, inputs), strict=True):
-            hand: dict[str, Any] = {name: array[row] for name, array in arrays.items()} | maps
+            # Copies: a hand that is kept does not hold its batch, and what is done to it reaches no other.
+            hand: dict[str, Any] = {name: array[row].copy() for name, array in arrays.items()} | maps
             hand["handedness"] = "left" if left else "right"
             hand["score"] = None if scores is None else scores[row]
             hand["image_index"] = int(inputs["image_index"][row])
             if faces is not None:
                 triangles = np.asarray(torch.as_tensor(faces).cpu(), np.int64)
-                hand["faces"] = triangles[:, ::-1].copy() if left else triangles
+                hand["faces"] = (triangles[:, ::-1] if left else triangles).copy()
             results.append(hand)
         return results
 

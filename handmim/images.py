@@ -110,7 +110,7 @@ def load_image(source: Any, max_pixels: int = MAX_PIXELS) -> LoadedImage:
         return _from_pil(source, getattr(source, "filename", "") or "the PIL picture", max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(source), "the given bytes", max_pixels)
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+    if isinstance(source, str) and is_url(source):
         return _from_bytes(download(source), source, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source), max_pixels)
@@ -147,6 +147,11 @@ def list_images(folder: Path) -> list[Path]:
     return paths
 
 
+def is_url(text: str) -> bool:
+    """Whether a string is an http(s) address."""
+    return text.lower().startswith(("http://", "https://"))
+
+
 def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout: float = DOWNLOAD_TIMEOUT_SECONDS) -> bytes:
     """Fetch an http(s) address.
 
@@ -161,7 +166,7 @@ def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout: float = DOW
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "handmim"})
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            if not response.geturl().lower().startswith(("http://", "https://")):
+            if not is_url(response.geturl()):
                 raise ImageError(f"{url} leads to an address that is not http(s): {response.geturl()}")
             data = response.read(max_bytes + 1)
     except urllib.error.HTTPError as error:
@@ -287,8 +292,8 @@ def exif_focal(picture: Image.Image) -> float | None:
     """The focal length that a photo's EXIF block gives, in pixels of the picture as it is now.
 
     ``FocalLengthIn35mmFilm`` is related to the diagonal of 36 x 24 mm, as cameras do (CIPA DCG-001); otherwise
-    ``FocalLength`` with the sensor's density, rescaled if the picture was. A picture whose proportions differ from
-    those EXIF states was cut after exposure: its focal length is not believed.
+    ``FocalLength`` with the sensor's density, rescaled if the picture was, which takes the width that it had. A
+    picture whose proportions differ from those EXIF states was cut after exposure: its focal length is not believed.
 
     Returns:
         Pixels, or None where the file says nothing believable.
@@ -307,7 +312,8 @@ def exif_focal(picture: Image.Image) -> float | None:
         if not focal:
             unit = _MILLIMETRES_PER_UNIT.get(int(block.get(ExifTags.Base.FocalPlaneResolutionUnit) or 2), 25.4)
             density = float(block.get(ExifTags.Base.FocalPlaneXResolution) or 0) / unit  # sensor pixels a millimetre
-            shrink = max(width, height) / max(stated_width, stated_height)
+            known = block.get(ExifTags.Base.ExifImageWidth) or block.get(ExifTags.Base.ExifImageHeight)
+            shrink = max(width, height) / max(stated_width, stated_height) if known else 0.0
             focal = float(block.get(ExifTags.Base.FocalLength) or 0) * density * shrink
     except (*_DECODE_ERRORS, ZeroDivisionError, AttributeError):
         return None

@@ -58,6 +58,14 @@ def test_any_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "folder" / name / "a.txt").read_text() == "new"
 
 
+@pytest.mark.parametrize("name", ["folder", "n" * 300])
+def test_an_error_names_the_file_that_the_user_knows(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as error, atomic_file(tmp_path / name) as file:
+        file.write(b"new")
+    assert error.value.filename == str(tmp_path / name) and not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")

@@ -203,7 +203,8 @@ def focal(**tags: Any) -> float | None:
 def test_focal_length_from_exif() -> None:
     assert focal() is None and focal(mm=5.0) is None and focal(mm35=0) is None
     assert focal(mm35=26) == pytest.approx(26 * 150 / 43.2666, rel=1e-4)
-    assert focal(mm=50.0, density=120 / 36.0, unit=4) == pytest.approx(50 / 36 * 120)
+    assert focal(mm=50.0, density=120 / 36.0, unit=4, width=120, height=90) == pytest.approx(50 / 36 * 120)
+    assert focal(mm=50.0, density=120 / 36.0, unit=4) is None  # of how wide a sensor, if it was shrunk?
     assert focal(mm=50.0, density=10 * 120 / 3.6, unit=3, width=1200, height=900) == pytest.approx(50 / 36 * 120)
     assert focal(mm35=26, width=1200, height=1200) is None  # cut after exposure
     assert focal(mm35=60_000) is None  # nonsense

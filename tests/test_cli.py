@@ -119,6 +119,26 @@ def test_the_detector_is_named(predict, photo: Path, capsys: pytest.CaptureFixtu
     assert "by whole-image (mediapipe is not installed; pip install handmim[detect])\n" in capsys.readouterr().err
 
 
+def test_pictures_whose_files_cannot_be_written_do_not_stop_the_others(
+    predict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a.png", "b.png", f"{'c' * 245}.png", "d.png"):
+        Image.fromarray(picture()).save(tmp_path / name)
+    (tmp_path / "out" / "a.json").mkdir(parents=True)
+    labels = tmp_path / "out" / "b.json"
+    labels.write_text('{"shapes": ["the user\'s labels"]}')
+    code, files = predict(*sorted(tmp_path.glob("*.png")))
+    errors = capsys.readouterr().err
+    assert code == 1 and "3 failed" in errors and "d.json" in files and f"{'c' * 245}.json" not in files
+    assert "a.json" in errors and "b.json is there and was not written by handmim" in errors and ".tmp" not in errors
+    assert labels.read_text() == '{"shapes": ["the user\'s labels"]}'
+
+
+def test_without_overlay(predict, photo: Path) -> None:
+    assert predict(photo)[1] == {"photo.json", "photo.overlay.png", "photo.0.glb"}
+    assert predict(photo, "--no-overlay")[1] == {"photo.json", "photo.0.glb"}  # the earlier one told of other hands
+
+
 def test_meshes_of_an_earlier_run_go_only_if_it_lists_them(predict, photo: Path) -> None:
     out = photo.parent / "out"
     predict(photo, "--box", "10,10,60,60", "20,20,80,80", "30,30,80,80")
@@ -131,9 +151,12 @@ def test_meshes_of_an_earlier_run_go_only_if_it_lists_them(predict, photo: Path)
     _, files = predict(photo, "--box", "10,10,60,60")
     kept = {"photo.7.glb", "other.1.glb"}
     assert files == {"photo.json", "photo.overlay.png", "photo.0.glb"} | kept and photo.is_file()
-    for text in ("", "{", "[]", "{}", '{"meshes": 1}', '{"meshes": {"photo.7.glb": 1}}'):
-        (out / "photo.json").write_text(text)
+    for listed in ("1", '{"photo.7.glb": 1}', '[["photo.7.glb"]]'):
+        (out / "photo.json").write_text(f'{{"hands": [], "meshes": {listed}}}')
         assert predict(photo, "--box", "10,10,60,60")[0] == 0
+    for text in ("", "{", "[]", "{}", '{"meshes": []}', "[" * 100_000):  # none of ours
+        (out / "photo.json").write_text(text)
+        assert predict(photo, "--box", "10,10,60,60")[0] == 1 and (out / "photo.json").read_text() == text
     assert kept <= {file.name for file in out.iterdir()}
 
 
@@ -142,6 +165,7 @@ def test_names_of_files() -> None:
     assert output_stems(["x/a.jpg", "x/A.png", "y/c.jpg"]) == ["a.jpg", "A.png", "c"]
     assert output_stems(["x/a.jpg", "y/a.jpg"]) == ["a.jpg", "a.jpg-2"]
     assert output_stems(["https://h/p/photo.jpg?size=3"]) == ["photo"]
+    assert output_stems(["x/what?.jpg", "x/what?2.jpg"]) == ["what?", "what?2"]  # files, not addresses
     many = ["a-2.jpg", "x/a.jpg", "y/a.jpg", "a.jpg-2.png", "z/a.jpg"]
     assert len({stem.lower() for stem in output_stems(many)}) == len(many)
 

@@ -178,7 +178,8 @@ def test_without_any_detector_auto_takes_the_whole_picture(no_mediapipe: None, m
     assert available_detectors() == ["whole-image"]
     with pytest.raises(DetectorUnavailableError, match="comes with the package"):
         resolve_detector("open")
-    found = resolve_detector("auto")
+    with pytest.warns(UserWarning, match="taken to show one hand"):
+        found = resolve_detector("auto")
     assert isinstance(found, WholeImage) and "pip install handmim[detect]" in found.reason
     assert resolve_detector("whole-image").reason is None
     with pytest.raises(DetectorUnavailableError, match=r"pip install handmim\[detect\]"):

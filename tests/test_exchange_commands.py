@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ def test_there_and_back(report: Path, hands: list[Hand], kind: str, tmp_path: Pa
         names = set(arrays.files)
     assert {"hamer": "pred_open_params.hand_pose", "wilor": "wilor_preds.pred_cam_t_full"}[kind] in names
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.json", "middle.npz", "photo.json"]
+
+
+def test_what_heat_maps_saw_stays_in_a_report(hands: list[Hand], tmp_path: Path) -> None:
+    seen = replace(hands[0], heatmap_keypoints=hands[0].keypoints_2d + 1, crop_box=hands[0].box - 2)
+    path, again = tmp_path / "photo.json", tmp_path / "again.json"
+    path.write_text(json.dumps(report_of([seen, hands[1]], np.array(SIZE))))
+    assert exchange(path, "handmim", again) == 0
+    (first, second), _ = hands_of_report(json.loads(again.read_bytes()), again)
+    for name in ("heatmap_keypoints", "crop_box"):
+        np.testing.assert_allclose(getattr(first, name), getattr(seen, name), atol=1e-3)
+        assert getattr(second, name) is None
 
 
 def test_between_the_two(report: Path, hands: list[Hand], tmp_path: Path) -> None:

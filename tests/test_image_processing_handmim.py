@@ -180,6 +180,25 @@ def test_parameters_are_those_of_the_hand_model_of_that_side(side: str) -> None:
     assert hand["handedness"] == side and hand["score"] == pytest.approx(1 / (1 + np.exp(-1)))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_is_done_to_a_hand_reaches_no_other(side: str) -> None:
+    """Faces of right hands were the hand model's own, and every array held its whole batch."""
+    processor, network = HandMIMImageProcessor(size=64), StubNetwork()
+    inputs = processor(ramp(), boxes=[[20, 10, 90, 100]] * 3, handedness=side)
+    faces = network.hand_model.faces.clone()
+    first, second, _ = processor.post_process_hand_mesh(
+        network(inputs.pixel_values, inputs.intrinsics), inputs, network.hand_model.faces
+    )
+    before = {name: value.copy() for name, value in second.items() if isinstance(value, np.ndarray)}
+    for value in first.values():
+        if isinstance(value, np.ndarray):
+            value += 1
+            assert value.base is None
+    assert torch.equal(network.hand_model.faces, faces)
+    for name, value in before.items():
+        np.testing.assert_array_equal(second[name], value)
+
+
 def test_without_a_score_head_there_is_no_score() -> None:
     processor = HandMIMImageProcessor(size=64)
     inputs = processor(ramp())
