@@ -222,9 +222,10 @@ def use_without(facts: CardFacts) -> str:
     code = (
         "from transformers import pipeline\n\n"
         f'pipe = pipeline("hand-mesh-estimation", model={where(facts)}, trust_remote_code=True)\n'
-        'hands = pipe("photo.jpg")'
+        'hands = pipe("photo.jpg", boxes=[[x0, y0, x1, y1]])  # without boxes the photo is taken to show one hand'
     )
-    return f"Without the package, by the code in this repository (read it first):\n\n{fenced(code)}"
+    text = "Without the package, by the code in this repository (read it first), which brings no detector of hands:"
+    return f"{text}\n\n{fenced(code)}"
 
 
 def where(facts: CardFacts) -> str:

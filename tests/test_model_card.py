@@ -505,7 +505,7 @@ def test_code_in_the_repository_is_told_and_asked_for() -> None:
     assert [block for block in with_code if block not in without] == [
         "from transformers import pipeline\n\n"
         'pipe = pipeline("hand-mesh-estimation", model="me/tiny", trust_remote_code=True)\n'
-        'hands = pipe("photo.jpg")'
+        'hands = pipe("photo.jpg", boxes=[[x0, y0, x1, y1]])  # without boxes the photo is taken to show one hand'
     ]
 
 

@@ -12,7 +12,8 @@ the picture cut to 2.2 times the box, the left hands mirrored (its best case), a
 card shows beside the report of the same samples: model_cards/sources/handmim-tiny-open/real-photos-comparison.json is
 of
 
-    --no-mean --no-boxes --tta --model embedded --detector whole-image open --mediapipe-python PYTHON
+    --no-mean --no-boxes --tta --model embedded --detector whole-image open-fine open \
+        --mediapipe-python PYTHON
 """
 
 import argparse
