@@ -22,6 +22,7 @@ from handmim.evaluation import report as reports
 from handmim.evaluation.scores import Scores
 from handmim.model_card import CardError, CardFacts, card_text, collect_facts, filled, read_notes
 from handmim.model_card_comparisons import FORMAT
+from handmim.model_card_detections import file_checksum
 from handmim.model_card_metadata import LICENCES, clean, is_repository, licence
 from handmim.model_card_reports import checksum, report_bytes, report_name
 from handmim.model_card_weights import weights_checksum, weights_facts
@@ -528,6 +529,12 @@ def test_cards_need_no_torch() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The cards in the repository
+
+
+@pytest.mark.parametrize("name", ["handmim-tiny-open", "hiu-dmtl-tiny-open"])
+def test_comparisons_are_of_the_weights_in_the_package(name: str) -> None:
+    weights = json.loads((SOURCES / name / "real-photos-comparison.json").read_bytes())["weights"]
+    assert weights == {name: file_checksum(WEIGHTS / name) for name in weights} != {}
 
 
 def test_rebuilding_gives_the_same_cards(tmp_path: Path) -> None:

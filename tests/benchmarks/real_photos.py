@@ -99,7 +99,8 @@ def main() -> None:
     print_tables(figures)
     print("\n".join(notes))
     if args.out:
-        args.out.write_text(json.dumps(comparison(reader, truth, figures, notes), indent=1))
+        content = comparison(reader, truth, figures, notes) | {"weights": weights(args.model)}
+        args.out.write_text(json.dumps(content, indent=1))
 
 
 def comparison(reader: Any, truth: Any, figures: dict[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -116,6 +117,16 @@ def comparison(reader: Any, truth: Any, figures: dict[str, Any], notes: list[str
         "notes": notes,
         "versions": versions(),
     }
+
+
+def weights(name: str | None) -> dict[str, str]:
+    """SHA-256 of our model's weights by its name, so that figures of other ones are noticed."""
+    from handmim.checkpoints import checkpoint_source
+    from handmim.model_card_detections import file_checksum
+
+    if name is None:
+        return {}
+    return {shown(name, tta=False): file_checksum(Path(checkpoint_source(None if name == "embedded" else name)))}
 
 
 def load(name: str, detector: Any, tta: bool) -> Any:
