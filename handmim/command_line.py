@@ -6,8 +6,12 @@ Nothing heavy is imported here: these are the first lines that run.
 import argparse
 import itertools
 import os
+import re
 import sys
 from typing import Any
+
+# Where a traceback comes to the error itself: "handmim.errors.DataError: ", "ValueError: ".
+_LAST_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): ", re.MULTILINE)
 
 
 def add_estimate_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +85,10 @@ def complain(message: str) -> None:
 
 
 def one_sentence(error: BaseException) -> str:
-    """An error's message on one line."""
+    """An error's message on one line; of one in a loader's worker what that said, without the trace before it."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'output'}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    message = str(error)
+    if message.startswith("Caught ") and "worker process" in message.partition("\n")[0]:
+        message = _LAST_ERROR.split(message)[-1]
+    return " ".join(message.split()) or type(error).__name__

@@ -410,15 +410,20 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         with torch.autocast(joints.device.type, enabled=False):
             values = mesh_losses(iterations, labels, size, weights, intrinsics)
             factors = {name: weights[name] * len(iterations) for name in values}
+            unlabelled = [] if values else [iteration["joints"] for iteration in iterations]
             if log_heatmaps is not None and "keypoints_2d" in labels:
                 target = normalise_pixels(labels["keypoints_2d"].to(log_heatmaps), size)
                 values["heatmap"] = heatmap_loss(log_heatmaps, target, self.config.heatmap_sigma)
                 values["heatmap_keypoints"] = heatmap_keypoint_loss(soft_argmax(log_heatmaps), target)
             if score_logits is not None and "hand" in labels:
                 values["score"] = score_loss(score_logits, labels["hand"])
+        unlabelled += [log_heatmaps] if log_heatmaps is not None and "heatmap" not in values else []
+        unlabelled += [score_logits] if score_logits is not None and "score" not in values else []
         terms = [factors.get(name, weights[name]) * value for name, value in values.items()]
-        # without any usable label: zero, but still part of the graph, so that a training step does not fail
-        loss = torch.stack(terms).sum() if terms else 0.0 * joints.sum()
+        # What has no usable label counts zero, but is part of the graph: every parameter has a gradient, for which the
+        # other processes of a run wait, and a step without any label does not fail.
+        terms += [0.0 * output.sum() for output in unlabelled]
+        loss = torch.stack(terms).sum()
         return loss, {name: value.detach() for name, value in values.items()}
 
 

@@ -9,11 +9,14 @@ import torch
 import trimesh
 from PIL import Image
 from stub_network import StubNetwork, picture
+from torch._utils import ExceptionWrapper
 
 import handmim.commands
 import handmim.synthesis.series
 from handmim.cli import build_parser, main
+from handmim.command_line import one_sentence
 from handmim.commands import output_stems
+from handmim.errors import DataError
 from handmim.synthesis.batch import HandsShown
 
 
@@ -158,6 +161,19 @@ def test_meshes_of_an_earlier_run_go_only_if_it_lists_them(predict, photo: Path)
         (out / "photo.json").write_text(text)
         assert predict(photo, "--box", "10,10,60,60")[0] == 1 and (out / "photo.json").read_text() == text
     assert kept <= {file.name for file in out.iterdir()}
+
+
+def test_errors_of_a_loader_are_one_sentence() -> None:
+    """PyTorch makes the worker's whole traceback the message."""
+    try:
+        raise DataError("sample 7 (a.jpg)\nis damaged: export it again")
+    except DataError as error:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 1")
+        assert one_sentence(error) == "sample 7 (a.jpg) is damaged: export it again"
+    with pytest.raises(DataError) as error:
+        wrapped.reraise()
+    assert str(error.value).startswith("Caught DataError in DataLoader worker process 1.")
+    assert one_sentence(error.value) == "sample 7 (a.jpg) is damaged: export it again"
 
 
 def test_names_of_files() -> None:

@@ -450,3 +450,16 @@ def test_training_starts_from_the_mean_hand() -> None:
     for iteration in hand.iterations:
         assert iteration["betas"].abs().max() < 0.1
         assert (iteration["hand_pose"] - torch.eye(3)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("names", [(), ("hand",), ("keypoints_2d",), ("betas",), ("joints", "vertices")])
+def test_every_parameter_has_a_gradient_whatever_the_labels(names: tuple[str, ...]) -> None:
+    """On several processes the others wait for it: a batch of negatives, without any pose, was a run that hung."""
+    torch.manual_seed(0)
+    model = HandMIMForMeshEstimation(HandMIMConfig(**EVERYTHING)).train()
+    intrinsics = make_intrinsics(2)
+    labels = make_labels(model, 2, intrinsics)
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    model(pixels, intrinsics=intrinsics, labels={name: labels[name] for name in names}).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)

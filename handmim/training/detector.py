@@ -37,9 +37,9 @@ from handmim.training.datasets.hand_scenes import HandScenes, Photo, collate_sce
 from handmim.training.datasets.registry import open_dataset
 from handmim.training.finetuning import save_release
 from handmim.training.recipe import RecipeError
-from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
+from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, train
 from handmim.training.starting_points import load_efficientnet_start
-from handmim.training.trainer import AveragingTrainer, HandMIMTrainingArguments, last_checkpoint
+from handmim.training.trainer import AveragingTrainer, HandMIMTrainingArguments
 
 REQUIRED = ("detector", "scenes", "training")
 OPTIONAL = ("photos", "release")
@@ -76,8 +76,7 @@ def train_detector(
         data_collator=collate_scenes,
         processing_class=build_processor(model.config.image_size, release),
     )
-    write_recipe(trainer, recipe, output_dir)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    train(trainer, recipe)
     if trainer.is_world_process_zero():
         save_release(trainer, Path(output_dir) / "release", release["dtype"])
     return model

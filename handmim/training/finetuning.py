@@ -34,9 +34,9 @@ from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.training.data_sections import build_training_data, build_validation_data
 from handmim.training.datasets.items import collate_hands
 from handmim.training.recipe import RecipeError
-from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
+from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, train
 from handmim.training.starting_points import build_model, starting_processor
-from handmim.training.trainer import AveragingTrainer, HandMIMTrainer, HandMIMTrainingArguments, last_checkpoint
+from handmim.training.trainer import AveragingTrainer, HandMIMTrainer, HandMIMTrainingArguments
 
 REQUIRED = ("model", "data", "training")
 OPTIONAL = ("validation", "augmentation", "epoch_samples", "release")
@@ -76,14 +76,13 @@ def finetune(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         data_collator=collate_hands,
         processing_class=build_processor(recipe["model"], model.config.image_size, release),
     )
-    write_recipe(trainer, recipe, output_dir)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    train(trainer, recipe)
+    if trainer.is_world_process_zero():  # first: what goes wrong in the validation should not cost what was learned
+        save_release(trainer, Path(output_dir) / "release", release["dtype"])
     if validation is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics, combined=False)
-    if trainer.is_world_process_zero():
-        save_release(trainer, Path(output_dir) / "release", release["dtype"])
     return model
 
 

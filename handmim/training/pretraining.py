@@ -40,8 +40,7 @@ from handmim.training.datasets.view_pairs import collate_views
 from handmim.training.pretraining_data import build_views
 from handmim.training.pretraining_trainer import PreTrainer, PreTrainingArguments
 from handmim.training.recipe import RecipeError
-from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, write_recipe
-from handmim.training.trainer import last_checkpoint
+from handmim.training.runs import arguments_of, read_recipe, release_section, run_as_program, train
 
 logger = logging.get_logger(__name__)
 
@@ -79,8 +78,7 @@ def pretrain(recipe: dict[str, Any], output_dir: str | os.PathLike, **overrides:
         data_collator=collate_views,
         processing_class=HandMIMImageProcessor(size={"height": size, "width": size}),
     )
-    write_recipe(trainer, recipe, output_dir)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    train(trainer, recipe)
     if trainer.is_world_process_zero():
         save_release(trainer, Path(output_dir) / "release", release["dtype"])
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..errors import HandMIMError
 from ..memory_allocator import keep_freed_memory
 from .recipe import RecipeError, apply_roots, apply_settings, did_you_mean, expand_variables, load_recipe
 from .run_options import add_run_options, roots_of
-from .trainer import RunArguments, RunTrainer
+from .trainer import RunArguments, RunTrainer, last_checkpoint
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +30,10 @@ Arguments = TypeVar("Arguments", bound=RunArguments)
 
 NOTES = ("description", "commands")
 RELEASE_DTYPES = ("float32", "float16", "bfloat16")
+RECIPE_FILE = "recipe.yaml"
+# What a run may change when it goes on, and what of its `training` it may not.
+CHANGEABLE = (*NOTES, "name", "expected", "training", "validation", "release")
+OPTIMISERS = ("optim", "timm_optimizer")
 # The sections that only one command's recipes have.
 COMMANDS = {"pretraining": "handmim pretrain", "scenes": "handmim train-detector"}
 
@@ -134,12 +139,72 @@ def _bfloat16_is_emulated(section: Mapping[str, Any]) -> bool:
     return bool(on_cpu) and not has_bfloat16_instructions()
 
 
-def write_recipe(trainer: RunTrainer, recipe: Mapping[str, Any], output_dir: str | os.PathLike) -> None:
-    """Keep the recipe as it is run beside the checkpoints."""
+def train(trainer: RunTrainer, recipe: Mapping[str, Any]) -> None:
+    """Run the trainer's steps, from the last checkpoint in its folder if there is one, and keep the recipe there.
+
+    Raises:
+        RecipeError: The checkpoints there are of another recipe; nothing is written.
+    """
+    folder, checkpoint = Path(trainer.args.output_dir), last_checkpoint(trainer.args.output_dir)
+    if checkpoint is not None:
+        check_same_run(recipe, folder)
     if trainer.is_world_process_zero():
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        with atomic_file(Path(output_dir) / "recipe.yaml") as file:
+        if checkpoint is not None:
+            logger.warning(_going_on(Path(checkpoint), trainer.args.max_steps))
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / RECIPE_FILE) as file:
             file.write(yaml.safe_dump(dict(recipe), sort_keys=False).encode())
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _going_on(checkpoint: Path, max_steps: int) -> str:
+    """What a user is told of a run that is not at its beginning."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    if state["global_step"] < (max_steps if max_steps > 0 else state["max_steps"]):
+        return f"going on from {checkpoint}"
+    return (
+        f"nothing is left to train: {checkpoint} is the end of this run. A larger training.max_steps goes on, another "
+        "--out begins anew"
+    )
+
+
+def check_same_run(recipe: Mapping[str, Any], folder: Path) -> None:
+    """Raises a RecipeError if the checkpoints in a folder are of another recipe than this one.
+
+    How long and how fast it runs may change (`training`, apart from the optimiser), what is measured and released
+    (`validation`, `release`), and where files are.
+    """
+    try:
+        before = yaml.safe_load((folder / RECIPE_FILE).read_bytes())
+    except (OSError, yaml.YAMLError):
+        return  # checkpoints of another program, or copied without it
+    now = yaml.safe_load(yaml.safe_dump(dict(recipe)))
+    changed = _differences(_lasting(before), _lasting(now)) if isinstance(before, dict) else []
+    if changed:
+        shown = "; ".join(f"{name} was {old!r:.60}, and is {new!r:.60} now" for name, old, new in changed[:3])
+        raise RecipeError(
+            f"{folder} holds checkpoints of another recipe: {shown}. Choose another folder with --out, or remove it; "
+            "to go on with other data or another model, name its release as the start (model.checkpoint, "
+            "model.pretrained)"
+        )
+
+
+def _lasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a recipe a run keeps to its end."""
+    sections = {name: section for name, section in recipe.items() if name not in CHANGEABLE}
+    return sections | {name: (recipe.get("training") or {}).get(name) for name in OPTIMISERS}
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, value before, value now) of what differs; paths do not count, which are those of a machine."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [(key, before.get(key), now.get(key)) for key in dict.fromkeys([*before, *now])]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(key, *pair) for key, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        moved = name.endswith(".root") or all(isinstance(value, str) and os.sep in value for value in (before, now))
+        return [] if before == now or moved else [(name, before, now)]
+    return [found for key, *values in pairs for found in _differences(*values, f"{name}.{key}".lstrip("."))]
 
 
 def run_as_program(

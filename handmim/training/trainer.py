@@ -146,6 +146,18 @@ class RunTrainer(PublishingTrainer):
         """What transformers' own optimiser lets decay; it would pull positions and tokens together, too."""
         return [name for name, parameter in model.named_parameters() if is_decayed(name, parameter)]
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """transformers' own, which brings the rates and decays of the checkpoint; then those that are asked for now."""
+        asked = [] if self.optimizer is None else [dict(group) for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for number, now in enumerate(asked):
+            group = self.optimizer.param_groups[number]
+            before, rate = group.get("initial_lr"), now.get("initial_lr")
+            if before != rate:
+                group["lr"] = group["lr"] * rate / before if before else rate
+                group["initial_lr"] = self.lr_scheduler.base_lrs[number] = rate
+            group |= {name: now[name] for name in ("weight_decay",) if name in now}
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """A step whose dropout depends on (seed, step, part of the step, process) alone.
 
@@ -216,7 +228,8 @@ class RunTrainer(PublishingTrainer):
         checkpointing = "" if self.args.gradient_checkpointing else ", or training.gradient_checkpointing=true"
         return OutOfMemory(
             f"no memory left for {batch} samples at once ({str(error).splitlines()[0][:120]}). Try --set "
-            f"training.gradient_accumulation_steps={2 * parts}, which keeps the batch_size of a step{checkpointing}"
+            f"training.gradient_accumulation_steps={2 * parts}, which keeps the batch_size of a step (terms of labels "
+            f"that few samples have weigh less then){checkpointing}"
         )
 
     def _remember(self, terms: dict[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor, Trainer
 
 from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.cli import main
+from handmim.errors import HandMIMError
 from handmim.geometry import project
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
@@ -22,7 +23,7 @@ from handmim.training.datasets.synthetic import SyntheticHands
 from handmim.training.ema import EMA_FILE
 from handmim.training.finetuning import build_processor, finetune, prepare_recipe
 from handmim.training.recipe import RecipeError, load_recipe
-from handmim.training.runs import arguments_of
+from handmim.training.runs import arguments_of, check_same_run
 from handmim.training.starting_points import build_model
 from handmim.training.trainer import HandMIMTrainingArguments
 from handmim.training.validation_errors import hand_errors
@@ -58,6 +59,56 @@ def test_resume_is_exact(tmp_path, recipe):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     averages = [tmp_path / run / "checkpoint-4" / EMA_FILE for run in ("whole", "parts")]
     assert averages[0].read_bytes() == averages[1].read_bytes()
+
+
+def rates(checkpoint):
+    groups = torch.load(checkpoint / "optimizer.pt", weights_only=True)["param_groups"]
+    return {(group["initial_lr"], group["weight_decay"]) for group in groups}
+
+
+def test_a_run_that_goes_on_does_so_with_the_rates_asked_for_now(tmp_path, recipe):
+    """The checkpoint's came back with the optimiser, while recipe.yaml told of the new ones."""
+    recipe["training"] |= {"max_steps": 2, "lr_scheduler_type": "constant", "weight_decay": 0.1}
+    finetune(recipe, tmp_path)
+    assert rates(tmp_path / "checkpoint-2") == {(1e-3, 0.1), (1e-3, 0.0)}
+    recipe["training"] |= {"max_steps": 4, "learning_rate": 1e-5, "weight_decay": 0.2}
+    finetune(recipe, tmp_path)
+    assert rates(tmp_path / "checkpoint-4") == {(1e-5, 0.2), (1e-5, 0.0)}
+    log = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert [line["learning_rate"] for line in log if line["step"] > 2] == [pytest.approx(1e-5)]
+
+
+def test_checkpoints_of_another_recipe_are_not_gone_on_from(tmp_path, recipe):
+    finetune(recipe, tmp_path)
+    before = (tmp_path / "recipe.yaml").read_bytes()
+    others = {
+        "data.0.seed was 3, and is 4 now": {"data": [{"name": "synthetic", "samples": 32, "seed": 4}]},
+        "model.score_head was True, and is None now": {"model": SMALL | {"heatmap_evidence": True}},
+        "optim was None, and is 'sgd' now": {"training": recipe["training"] | {"optim": "sgd"}},
+    }
+    for told, changes in others.items():
+        with pytest.raises(RecipeError, match=f"another recipe: {told}.*Choose another folder"):
+            finetune(recipe | changes, tmp_path)
+    assert (tmp_path / "recipe.yaml").read_bytes() == before
+
+
+def test_where_files_are_may_change(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: [{name: folder, root: photos}]\nmodel: {checkpoint: /old/tiny}\n")
+    check_same_run({"data": [{"name": "folder", "root": "moved"}], "model": {"checkpoint": "/new/tiny"}}, tmp_path)
+    with pytest.raises(RecipeError, match="data was"):
+        check_same_run({"data": [], "model": {"checkpoint": "/new/tiny"}}, tmp_path)
+
+
+def test_a_broken_validation_picture_does_not_cost_the_training(tmp_path, recipe):
+    photos = tmp_path / "photos"
+    assert main(["synthesize", "4", "--size", "64", "--split", "val", "--out", str(photos)]) == 0
+    for path in sorted((photos / "images").rglob("*.*"))[:1]:
+        path.write_bytes(path.read_bytes()[:200])
+    recipe["training"] |= {"max_steps": 1, "save_strategy": "no"}
+    recipe["validation"] = {"name": "folder", "root": str(photos), "split": "val"}
+    with pytest.raises(HandMIMError):
+        finetune(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "release" / "model.safetensors").is_file()
 
 
 def test_release_loads_and_predicts(tmp_path, recipe):
