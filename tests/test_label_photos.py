@@ -1,5 +1,8 @@
 """Guesses of another network as labels: what is taken, in which pixels and of which side, and what is left out."""
 
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conversion.label_photos import MARGIN, label, photos, seen_from, upright
+from conversion.label_photos import MARGIN, label, main, photos, seen_from, upright
 
 PIXELS = np.zeros((80, 100, 3), np.uint8)
 PAD = round(MARGIN * 100)
@@ -64,7 +67,7 @@ def test_photos_are_taken_as_they_are_shown(tmp_path: Path) -> None:
     picture = Image.new("RGB", (30, 20))
     exif = picture.getexif()
     exif[0x0112] = 6
-    for name in ("a.jpg", ".hidden/b.jpg", "c/d.JPG", "e.txt"):
+    for name in ("a.jpg", ".hidden/b.jpg", "c/d.JPG", "e.txt", "masks/f.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         picture.save(tmp_path / name, "JPEG", exif=exif)
     (tmp_path / "folder.png").mkdir()
@@ -72,3 +75,63 @@ def test_photos_are_taken_as_they_are_shown(tmp_path: Path) -> None:
     assert upright(tmp_path / "a.jpg").shape == (30, 20, 3)
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:200])
     assert upright(tmp_path / "a.jpg") is None
+
+
+@pytest.fixture()
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs the script on a folder of one photo and one mask, as if MediaPipe saw given hands in every picture."""
+    for name in ("photo.png", "masks/photo.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(PIXELS).save(tmp_path / name)
+
+    def start(*hands: np.ndarray) -> None:
+        solutions = SimpleNamespace(hands=SimpleNamespace(Hands=lambda **_: Detector(*hands)))
+        monkeypatch.setitem(sys.modules, "mediapipe", SimpleNamespace(solutions=solutions, __version__="0.10.21"))
+        monkeypatch.setattr(sys, "argv", ["label_photos.py", str(tmp_path)])
+        main()
+
+    return start
+
+
+def label_files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file() and path.suffix != ".png"}
+
+
+def test_guesses_are_written_and_replaced(run: Callable[..., None], points: np.ndarray, tmp_path: Path) -> None:
+    points[0], points[5], points[17] = [50, 70], [60, 40], [40, 40]  # the palm of a right hand
+    run(points)
+    lines = {name: text.splitlines() for name, text in label_files(tmp_path).items()}
+    assert {name: len(found) for name, found in lines.items()} == {"labels.jsonl": 1, "labels-palm.jsonl": 1}
+    line = json.loads(lines["labels.jsonl"][0])
+    assert line["image"] == "photo.png" and line["info"] == "guess of MediaPipe 0.10.21"
+    points[5], points[17] = [40, 40], [60, 40]
+    run(points)
+    assert label_files(tmp_path).keys() == {"labels.jsonl", "labels-back.jsonl"}
+
+
+def test_nothing_is_written_where_no_hand_is_found(
+    run: Callable[..., None], points: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Empty files took the place of what was there."""
+    run()
+    assert not label_files(tmp_path) and "1 without a hand" in capsys.readouterr().out
+    run(points)
+    before = label_files(tmp_path)
+    run()
+    assert label_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["labels.jsonl", "labels-palm.jsonl", "labels-back.jsonl"])
+@pytest.mark.parametrize(
+    "own", ['{"image": "photo.png", "box": [1, 2, 30, 40]}', '{"info": "mine"}', "not JSON", "[1]"]
+)
+def test_annotations_are_never_replaced(
+    run: Callable[..., None], points: np.ndarray, tmp_path: Path, name: str, own: str
+) -> None:
+    """They were lost, even where no hand was found."""
+    guess = '{"image": "photo.png", "info": "guess of MediaPipe 0.10.21"}'
+    (tmp_path / name).write_text(f"{guess}\n\n{own}\n")
+    before = label_files(tmp_path)
+    with pytest.raises(SystemExit, match=f"{name}, line 3, is no guess of MediaPipe"):
+        run(points)
+    assert label_files(tmp_path) == before
