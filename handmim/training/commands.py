@@ -163,7 +163,8 @@ def _add_crops(commands: Any) -> None:
         "crops",
         help="cut hands out of photos, for pre-training",
         description="Writes square crops, manifest.jsonl (one line a crop) and sources.jsonl (one line a photo). Run "
-        "again, it skips the photos that are done. Exit code 1 if the folder holds no crop in the end.",
+        "again with the same options and boxes, it skips the photos that are done, but for unreadable ones. Exit code "
+        "1 if the folder holds no crop in the end.",
     )
     crops.add_argument("photos", nargs="+", metavar="PHOTOS", help="photos, or folders with photos anywhere below")
     crops.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")

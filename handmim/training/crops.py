@@ -3,7 +3,8 @@
 The folder that is written holds
 
 * `ab/NAME-abcdef01.0.jpg`, ...: square crops, in folders by hash so that none grows too large;
-* `sources.jsonl`: the settings, then one line a photo that is done: what became of it, and its crops;
+* `sources.jsonl`: the settings, then one line a photo that is done: what became of it, and its crops; of a photo that
+  could not be read and was looked at again, the last line counts;
 * `manifest.jsonl`: one line a crop: file, source, box (xyxy, pixels of the upright photo), side, score, size (pixels).
 
 A photo's line is written after its crops are complete. A run that was killed in between makes those again, under the
@@ -18,7 +19,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +39,7 @@ from .datasets.images import MANIFEST, MAX_MANIFEST_BYTES, cut_square, find_pict
 
 JOURNAL = "sources.jsonl"
 JPEG_QUALITY = 95
+NAMED = 3  # of the sources without a photo
 CROPPED, UNREADABLE, NO_HAND, TOO_SMALL = "cropped", "unreadable", "no hand", "too small"
 
 
@@ -50,6 +52,7 @@ class CropSettings:
         size: Largest side of a crop, pixels; hands that have fewer pixels are not enlarged.
         box_scale: Side of the crop over the longer side of the hand's box.
         min_side: Hands whose box is smaller are left out, pixels of the photo.
+        boxes: SHA-256 of the file that gives the boxes, 16 hexadecimal digits; None where a detector finds them.
 
     Raises:
         InputError: A value out of range.
@@ -59,12 +62,17 @@ class CropSettings:
     size: int = 256
     box_scale: float = 1.5
     min_side: int = 32
+    boxes: str | None = None
 
     def __post_init__(self) -> None:
         if self.size < 16:
             raise InputError(f"--size must be at least 16 px, got {self.size}")
         if not 0.5 <= self.box_scale <= 10:
             raise InputError(f"--box-scale must be in [0.5, 10], got {self.box_scale}")
+
+    def as_json(self) -> dict[str, Any]:
+        """As they stand in the journal: without boxes as before there was such a setting."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass
@@ -102,11 +110,12 @@ def run_crops(args: argparse.Namespace) -> int:
     if detector is not None:
         reason = getattr(detector, "reason", None)
         print(f"hands are looked for by {name}{f' ({reason})' if reason else ''}", file=sys.stderr)
-    folder = CropFolder(args.out, CropSettings(name, args.size, args.box_scale, args.min_side))
+    checksum = None if boxes is None else hashlib.sha256(args.boxes.read_bytes()).hexdigest()[:16]
+    folder = CropFolder(args.out, CropSettings(name, args.size, args.box_scale, args.min_side, checksum))
     tally = Tally()
     with folder, tqdm(total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
         for source, path in photos.items():
-            if source in folder.done:
+            if folder.is_done(source):
                 tally.before += 1
             else:
                 found = detector if boxes is None else GivenHands(boxes.get(source, []))
@@ -116,8 +125,17 @@ def run_crops(args: argparse.Namespace) -> int:
             bar.set_postfix_str(f"{tally.crops} crops, {sum(tally.photos.values()) - tally.photos[CROPPED]} skipped")
             bar.update()
     total = sum(len(record["crops"]) for record in folder.done.values())
-    print(f"{tally}; {args.out} holds {total} crops")
+    print(f"{tally}; {args.out} holds {total} crops{without_photo(boxes or (), photos)}")
     return 0 if total else 1
+
+
+def without_photo(sources: Iterable[str], photos: Mapping[str, Path]) -> str:
+    """Which sources of a file of boxes are no photo's name, for the end of the last message; "" if all are."""
+    missing = [source for source in sources if source not in photos]
+    if not missing:
+        return ""
+    names = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+    return f"; {len(missing)} sources of --boxes match no photo: {names} (photos are called as {next(iter(photos))})"
 
 
 def list_photos(arguments: Iterable[str]) -> dict[str, Path]:
@@ -231,7 +249,7 @@ class CropFolder:
         settings: Must be those that the folder was begun with.
 
     Attributes:
-        done: The lines of the journal by photo.
+        done: The lines of the journal by photo; of several, the last.
 
     Raises:
         DataError: The folder was made with other settings, or its journal is damaged.
@@ -253,10 +271,10 @@ class CropFolder:
             place = f"{path}, line {number}"
             if number == 1:
                 begun = parse_record(line, place, {"settings": dict})["settings"]
-                if begun != vars(self.settings):
+                if begun != self.settings.as_json():
                     raise DataError(
-                        f"{self.root} was begun with {begun}, not {vars(self.settings)}; give the same options or "
-                        "another --out"
+                        f"{self.root} was begun with {begun}, not {self.settings.as_json()}; give the same options "
+                        "and boxes or another --out"
                     )
                 continue
             record = parse_record(line, place, {"source": str, "outcome": str, "crops": list})
@@ -266,7 +284,7 @@ class CropFolder:
         path = self.root / JOURNAL
         self._journal = path.open("ab")
         if not path.stat().st_size:
-            self._append({"settings": vars(self.settings)})
+            self._append({"settings": self.settings.as_json()})
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -286,9 +304,14 @@ class CropFolder:
         self._journal.write(f"{json.dumps(record)}\n".encode())
         self._journal.flush()
 
+    def is_done(self, source: str) -> bool:
+        """Whether nothing is left to do for a photo; one that could not be read may have been replaced since."""
+        return source in self.done and self.done[source]["outcome"] != UNREADABLE
+
     def add(self, record: dict[str, Any]) -> None:
         """A photo is done."""
-        self._append(record)
+        if record != self.done.get(record["source"]):  # else each run would add that it still cannot be read
+            self._append(record)
         self.done[record["source"]] = record
 
     def save(self, source: str, number: int, crop: np.ndarray) -> str:

@@ -122,9 +122,21 @@ def test_an_interrupted_run_goes_on(
     assert main([*command, str(out)]) == 0
     assert "were done before" in capsys.readouterr().out
     assert contents(out) == expected
-    assert main([*command, str(out)]) == 0  # and nothing is left to do
-    assert "0 photos: 0 crops" in capsys.readouterr().out
+    assert main([*command, str(out)]) == 0  # and nothing is left to do but to look at the damaged one again
+    assert "1 photos: 0 crops; photos skipped: 1 unreadable" in capsys.readouterr().out
     assert contents(out) == expected
+
+
+def test_a_photo_that_was_mended_is_looked_at_again(photos: Path, detector: Any, tmp_path: Path) -> None:
+    """It was passed over as unreadable for ever."""
+    command = ["crops", str(photos), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    (photos / "damaged.jpg").write_bytes((photos / "b.jpg").read_bytes())
+    for _ in range(2):
+        assert main(command) == 0
+        sources = [record["source"] for record in lines(tmp_path / "out" / "manifest.jsonl")]
+        assert sources.count("photos/damaged.jpg") == 2 and len(sources) == 8
+    assert len(lines(tmp_path / "out" / "sources.jsonl")) == 1 + 5 + 1  # settings, photos, and the mended one again
 
 
 def test_other_settings_need_another_folder(
@@ -150,6 +162,31 @@ def test_given_boxes(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         boxes.write_text(f"{json.dumps(hand)}\n{json.dumps(wrong)}\n")
         assert main(["crops", str(photos), "--out", str(tmp_path / "other"), "--boxes", str(boxes)]) == 1
         assert "line 2" in capsys.readouterr().err
+
+
+def test_other_boxes_need_another_folder(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The photos were done before, so that a file that was edited changed nothing."""
+    boxes = tmp_path / "boxes.jsonl"
+    command = ["crops", str(photos), "--out", str(tmp_path / "out"), "--boxes", str(boxes)]
+    for edge, code in ((99, 0), (99, 0), (89, 1)):
+        boxes.write_text(json.dumps({"source": "photos/b.jpg", "box": [20, 20, edge, 99]}))
+        assert main(command) == code
+    assert "give the same options and boxes or another --out" in capsys.readouterr().err
+
+
+def test_a_folder_begun_before_boxes_were_a_setting_goes_on(photos: Path, detector: Any, tmp_path: Path) -> None:
+    command = ["crops", str(photos), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    settings = {"detector": "two-hands", "size": 256, "box_scale": 1.5, "min_side": 32}
+    assert lines(tmp_path / "out" / "sources.jsonl")[0] == {"settings": settings}
+
+
+def test_boxes_without_a_photo_are_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = tmp_path / "boxes.jsonl"
+    sources = ["photos/b.jpg", "b.jpg", "c.jpg", "d.jpg", "d.jpg", "e.jpg"]
+    boxes.write_text("".join(f"{json.dumps({'source': name, 'box': [20, 20, 119, 99]})}\n" for name in sources))
+    assert main(["crops", str(photos), "--out", str(tmp_path / "out"), "--boxes", str(boxes)]) == 0
+    assert "4 sources of --boxes match no photo: b.jpg, c.jpg, d.jpg, ... (photos" in capsys.readouterr().out
 
 
 def test_whole_pictures_without_a_detector(photos: Path, tmp_path: Path) -> None:
