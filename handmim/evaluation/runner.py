@@ -231,7 +231,7 @@ def _predictions(
     predictor = Predictor(hand.model, hand.image_processor, views, vertices=truth.vertices is not None or truth.masks)
     description = {
         "model": {name: value for name, value in about.items() if name not in ("name", "revision")},
-        "data": [reader.name, reader.split, truth.checksum, truth.files],
+        "data": [reader.name, reader.split, truth.checksum, truth.states],
         "fields": predictor.fields,
         "tta": describe(views),
         "device": hand.model.device.type,

@@ -59,6 +59,8 @@ class Truth:
         boxless: Number of samples whose box is made of their labels, or is the whole picture.
         checksum: SHA-256 of labels, boxes, sides and cameras, 16 hexadecimal digits.
         files: The same of the pictures' names and sizes in bytes.
+        states: The same with the times at which they were last changed, by which kept predictions go: uncompressed
+            pictures of one size have as many bytes.
     """
 
     ids: list[str]
@@ -73,6 +75,7 @@ class Truth:
     boxless: int = 0
     checksum: str = ""
     files: str = ""
+    states: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,6 +125,7 @@ def collect(reader: HandReader, count: int | None = None, vertices: bool = True)
         boxless=columns.boxless,
         checksum=columns.digest.hexdigest()[:16],
         files=columns.files.hexdigest()[:16],
+        states=columns.states.hexdigest()[:16],
     )
 
 
@@ -135,7 +139,7 @@ class _Columns:
         self.sides: list[str | None] = []
         self.labels: set[str] = set()
         self.boxless = 0
-        self.digest, self.files = hashlib.sha256(), hashlib.sha256()
+        self.digest, self.files, self.states = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
 
     def take(self, row: int, sample: HandSample, vertices: bool) -> None:
         """The labels of one sample; those of vertices only if wanted."""
@@ -153,7 +157,9 @@ class _Columns:
         kinds = {name for name in (*POINT_LABELS, "vertices") if not np.isnan(sample.labels.get(name, np.nan)).all()}
         self.labels |= kinds | ({"masks"} if sample.load_mask is not None else set())
         _digest(sample, self.boxes[row], self.digest)
-        self.files.update(repr((sample.image.name, _bytes(sample.image))).encode())
+        size, changed = _size_and_time(sample.image)
+        self.files.update(repr((sample.image.name, size)).encode())
+        self.states.update(repr((sample.image.name, size, changed)).encode())
 
 
 def _digest(sample: HandSample, box: np.ndarray, digest: Any) -> None:
@@ -163,11 +169,13 @@ def _digest(sample: HandSample, box: np.ndarray, digest: Any) -> None:
         digest.update(b"-" if value is None else np.ascontiguousarray(value, np.float64).tobytes())
 
 
-def _bytes(path: Any) -> int:
+def _size_and_time(path: Any) -> tuple[int, int]:
+    """Bytes of a file, and when it was last changed in nanoseconds."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError:  # told when the picture is read; a submission needs none
-        return -1
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def wrist_aligned(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:

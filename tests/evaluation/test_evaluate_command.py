@@ -212,6 +212,23 @@ def test_another_model_never_takes_kept_predictions(tiny_checkpoint: Path, tmp_p
     assert first["metrics"] != second["metrics"] and len(list((tmp_path / "out" / "predictions").iterdir())) == 2
 
 
+def test_other_pictures_never_take_kept_predictions(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Uncompressed pictures of one size have as many bytes: the figures of those before were given for them."""
+    path = write_manifest(tmp_path, 2)
+    manifest = json.loads(path.read_text())
+    for row, entry in enumerate(manifest["samples"]):
+        Image.open(tmp_path / entry["image"]).save(tmp_path / f"photo{row}.bmp")
+        entry["image"] = f"photo{row}.bmp"
+    path.write_text(json.dumps(manifest))
+    arguments = ("real-photos", "--model", tiny_checkpoint, "--data", tmp_path, "--out", tmp_path / "out")
+    assert evaluate(*arguments) == 0
+    first = load(tmp_path / "out" / "report.json")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "photo0.bmp")
+    assert evaluate(*arguments) == 0
+    second = load(tmp_path / "out" / "report.json")
+    assert first["data"] == second["data"] and first["metrics"] != second["metrics"]
+
+
 def test_a_reader_of_the_same_hand_model(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
