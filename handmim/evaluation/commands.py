@@ -32,8 +32,10 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--split", metavar="S", help="of the data set (default: the one that papers report)")
     evaluate.add_argument("--report", type=Path, metavar="R.json", help="where to write the report (also)")
     evaluate.add_argument(
-        "--out", type=Path, metavar="DIR", help="for all files (default: BENCHMARK-MODEL; of --pred none are written)"
-    )
+        "--out", type=Path, metavar="DIR",
+        help="for all files (default: BENCHMARK-MODEL, of folder and real-photos BENCHMARK-ROOT-MODEL; of --pred none "
+        "are written); a report of other data that is there is not replaced",
+    )  # fmt: skip
     evaluate.add_argument("--trained-on", action="append", metavar="NAME", help="training set, for the report")
     evaluate.add_argument("--batch-size", type=positive, default=32, metavar="N", help="hands at a time (default: 32)")
     evaluate.add_argument("--workers", type=positive, default=4, metavar="N", help="threads that read (default: 4)")

@@ -10,10 +10,12 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DataError
 from . import report as reports
 from .benchmarks import Benchmark, baselines, benchmark, measure, measure_stacks, open_reader
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from .predictions import Predictions
     from .scoring import Truth
 
+USER_FOLDERS = ("folder", "real-photos")  # benchmarks of whatever data the user has
+REPORT = "report.json"
 EMBEDDED = "embedded"  # another name of the default checkpoint
 CHUNKS = "predictions"
 
@@ -30,8 +34,9 @@ def evaluate(args: argparse.Namespace) -> int:
     """Run the command: options as `commands` declares them -> exit code."""
     chosen = benchmark(args.benchmark)
     if args.pred is not None:
-        from .official_report import score_file
+        from .official_report import SPLIT, score_file
 
+        refuse_other_report(args.out, chosen.name, SPLIT)
         report, per_sample = score_file(chosen, args, command(args), _private(args))
         out = args.out
     else:
@@ -51,11 +56,58 @@ def output_folder(args: argparse.Namespace) -> Path:
     revision = None if args.revision is None else args.revision.replace("/", "-")
     model = reports.public_name(model_name(args))
     model = model.replace("/", "-") if reports.is_folder(model_name(args)) else Path(model).name
-    parts = [args.benchmark, args.split, model, revision]
+    data = _data_name(args.data) if args.benchmark in USER_FOLDERS else None
+    parts = [args.benchmark, data, args.split, model, revision]
     parts += [None if args.image_size is None else f"{args.image_size}px"]
     parts += ["tta" if args.tta else None, None if args.fit_steps is None else f"fit{args.fit_steps}"]
     parts += [None if args.limit is None else f"first{args.limit}"]
     return Path("-".join(part for part in parts if part))
+
+
+def _data_name(root: Path) -> str:
+    """Of a data set's folder, which may be named by its manifest."""
+    root = root.resolve()
+    return root.parent.name if root.is_file() else root.name
+
+
+def refuse_other_report(
+    out: Path | None, benchmark: str, split: str, same_data: Callable[[Mapping[str, Any]], bool] = lambda _: True
+) -> None:
+    """Stop before a folder's report is replaced by one that is about something else.
+
+    Args:
+        out: The folder; None: nothing is written.
+        benchmark, split: What is about to be measured.
+        same_data: Whether a report is about the same labels.
+
+    Raises:
+        DataError: The folder holds such a report, or a report.json from elsewhere.
+    """
+    if out is None or not (out / REPORT).exists():
+        return
+    try:
+        report = reports.load(out / REPORT)
+    except DataError as error:
+        raise DataError(f"{error}; move it away or give another --out") from error
+    if (report["benchmark"], report["split"]) == (benchmark, split) and same_data(report):
+        return
+    data = report["data"].get("root_name")
+    raise DataError(
+        f"{out / REPORT} is about other data ({report['benchmark']}, split {report['split']!r}, of a folder {data!r}) "
+        "and would be lost; give another --out"
+    )
+
+
+def _same_labels(report: Mapping[str, Any], reader: HandReader, truth: Truth, limit: int | None) -> bool:
+    """Whether a report is about a reader's labels, `truth`, or about more or fewer of them by another --limit."""
+    from .scoring import collect
+
+    checksum = report["data"].get("checksum")
+    if checksum is None:  # of a submission
+        return True
+    before = report["options"].get("limit")
+    known = truth if before == limit else collect(reader, before, vertices=False)
+    return checksum == known.checksum
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -80,9 +132,9 @@ def write(
         written.append(extra)
     if out is None:
         return written
-    reports.save(report, out / "report.json")
+    reports.save(report, out / REPORT)
     reports.save_samples(out / "samples.csv", *per_sample)
-    written += [out / "report.json", out / "samples.csv"]
+    written += [out / REPORT, out / "samples.csv"]
     from .curves import PlotError, plot
 
     try:
@@ -125,6 +177,8 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
     hand = _load(args)
     same_hand = reader.hand_model == hand.model.config.hand_model
     truth = collect(reader, args.limit, vertices=same_hand)
+    same_data = partial(_same_labels, reader=reader, truth=truth, limit=args.limit)
+    refuse_other_report(output_folder(args), chosen.name, reader.split, same_data)
     if same_hand and truth.vertices is None and hasattr(hand.model, "hand_model"):
         truth = with_posed_meshes(truth, reader, copy.deepcopy(hand.model.hand_model).cpu())
     views = DEFAULT_VIEWS if args.tta else ()

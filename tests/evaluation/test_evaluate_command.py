@@ -317,6 +317,46 @@ def test_two_runs_have_two_folders(tmp_path: Path) -> None:
     assert command(first) == "handmim evaluate rhd --model a/release --data RHD"
 
 
+def test_two_folders_of_data_have_two_folders(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report on the second one's pictures replaced that on the first one's."""
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("a", 2), ("b", 3)):
+        (tmp_path / name).mkdir()
+        write_manifest(tmp_path / name, count)
+        assert evaluate("real-photos", "--model", tiny_checkpoint, "--data", tmp_path / name) == 0
+    assert [load(tmp_path / f"real-photos-{name}-tiny" / "report.json")["samples"] for name in "ab"] == [2, 3]
+    arguments = ["evaluate", "folder", "--model", "org/name", "--split", "val", "--data"]
+    assert output_folder(build_parser().parse_args([*arguments, "mine"])) == Path("folder-mine-val-name")
+    args = build_parser().parse_args(["evaluate", "real-photos", "--model", "m", "--data", "a/manifest.json"])
+    assert output_folder(args) == Path("real-photos-a-m")
+
+
+def test_a_report_of_other_data_is_not_replaced(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """It was lost, with its figures of each sample and its curves."""
+    out = tmp_path / "out"
+    for name, changes in (("a", {}), ("b", {"handedness": "left"})):
+        (tmp_path / name).mkdir()
+        write_manifest(tmp_path / name, 2, **changes)
+    arguments = ("real-photos", "--model", tiny_checkpoint, "--out", out, "--data")
+    assert evaluate(*arguments, tmp_path / "a", "--limit", 1) == 0
+    assert evaluate(*arguments, tmp_path / "a") == 0  # the same data, and more of it
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    monkeypatch.setattr(Predictor, "__call__", lambda *_: pytest.fail("predicted"))
+    for more in ((tmp_path / "b",), (tmp_path / "b", "--limit", 1), (tmp_path / "a", "--split", "dev")):
+        capsys.readouterr()
+        assert evaluate(*arguments, *more) == 1
+        error = capsys.readouterr().err
+        assert "report.json is about other data (real-photos, split 'all', of a folder 'a')" in error, error
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    (out / "report.json").write_text("{}")
+    assert evaluate(*arguments, tmp_path / "a") == 1
+    assert "move it away or give another --out" in capsys.readouterr().err
+
+
 def test_other_crops_and_another_fit_are_named_everywhere() -> None:
     """Figures with and without the fit went into the same folder, under the same name and command."""
     arguments = ["evaluate", "rhd", "--model", "org/name", "--data", "RHD", "--fit-steps", "0", "--limit", "2"]
