@@ -343,7 +343,14 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
         raise InputError(f"a box must be at least one pixel large, got {text}")
     if max(x1 - x0, y1 - y0) > MAX_BOX * max(width, height):  # the filter that shrinks it grows with it
         raise InputError(f"a box must be at most {MAX_BOX} times as large as its image, got {text}")
+    check_box_touches(box, width, height)
+
+
+def check_box_touches(box: np.ndarray, width: int, height: int) -> None:
+    """Raises InputError for a box (4,) xyxy that holds nothing of its image, of which a crop would show none."""
+    x0, y0, x1, y1 = box
     if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
+        text = ", ".join(f"{value:g}" for value in box)
         raise InputError(f"box {text} lies outside the image of {width} x {height} pixels")
 
 

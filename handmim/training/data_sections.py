@@ -35,6 +35,8 @@ HIU_USED_BY = USED_BY | {
 }
 # The task whose maps a term is about; all others are about the mesh.
 MAP_TERMS = {task: task for task in TASKS} | {"heatmap_keypoints": "heatmaps"}
+# Pictures of a data set whose headers are opened before a run: all of a large one would take minutes.
+HEADERS = 64
 # Keys of an entry that are not the reader's.
 COMMON = {"name", "weight", "labels", "part", "augmentation", "check"}
 # Keys of an entry on disk that are the crops', with their values where they are left out.
@@ -105,10 +107,10 @@ def build_entry(
 
     Args:
         entry: name: of a data set (`registry.READERS`) or "synthetic"; labels: those to use, by default all that have a
-            loss weight, or false for self-supervision alone; check: false to skip the check of all labels; and for data
-            on disk root, split, part (see `Subset`), augmentation, box_scale, negatives, sides, new_backgrounds and
-            background_photos (see `HandCrops`) and further arguments of the reader; for synthetic ones samples, seed,
-            negatives, variety, first, new_each_epoch, render.
+            loss weight, or false for self-supervision alone; check: false to skip the check of all labels and of some
+            pictures' headers; and for data on disk root, split, part (see `Subset`), augmentation, box_scale,
+            negatives, sides, new_backgrounds and background_photos (see `HandCrops`) and further arguments of the
+            reader; for synthetic ones samples, seed, negatives, variety, first, new_each_epoch, render.
         where: Its place in the recipe, for messages.
         model: What it is for.
         seed: Of the augmentation.
@@ -117,7 +119,7 @@ def build_entry(
 
     Raises:
         RecipeError, DataError: Labels that no loss uses or of another hand model, files that are missing, labels that
-            cannot be right.
+            cannot be right, or are not for pictures of that size.
     """
     if labels is None:
         labels = wanted_labels(entry.get("labels"), f"{where}.labels", model.config)
@@ -140,7 +142,8 @@ def build_entry(
         logger.warning(f"{where}, {reader.name}: {note}")
     if entry.get("check", True):
         hiu = isinstance(model.config, HIUDMTLConfig)
-        report = check_reader(reader, wanted=labels if hiu else None, unlabelled=learns_unlabelled(model.config))
+        unlabelled = learns_unlabelled(model.config)
+        report = check_reader(reader, wanted=labels if hiu else None, unlabelled=unlabelled, headers=HEADERS)
         report.raise_for_errors()
         if labels and not set(labels) & set(report.labels):
             found = ", ".join(sorted(report.labels)) or "nothing"

@@ -6,11 +6,12 @@ import shutil
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoImageProcessor, Trainer
 
 from handmim.checkpoints import EMBEDDED_CHECKPOINT
 from handmim.cli import main
-from handmim.errors import HandMIMError
+from handmim.errors import DataError, HandMIMError
 from handmim.geometry import project
 from handmim.image_processing_handmim import HandMIMImageProcessor
 from handmim.modeling_handmim import HandMIMForMeshEstimation
@@ -176,6 +177,21 @@ def test_bad_recipes_are_refused(tmp_path):
     path.write_text(yaml.safe_dump({"model": {}, "data": {}, "training": {}, "typo": 1}))
     with pytest.raises(RecipeError, match="wrong.yaml.*typo"):
         prepare_recipe(path)
+
+
+def test_labels_of_larger_pictures_are_told_before_the_first_step(tmp_path, recipe):
+    """They trained on grey crops to the end without a word, and only `evaluate` stopped at them."""
+    Image.new("RGB", (96, 96)).save(tmp_path / "shrunk.png")
+    points = [[150.0 + 8 * joint, 380.0 - 8 * joint] for joint in range(21)]
+    lines = [{"image": "shrunk.png", "id": f"hand {row}", "handedness": "right"} for row in range(3)]
+    text = "".join(json.dumps(line | {"keypoints_2d": points}) + "\n" for line in lines)
+    (tmp_path / "labels.jsonl").write_text(text)
+    recipe["data"] = [{"name": "folder", "root": str(tmp_path)}]
+    with pytest.raises(DataError, match="sample hand 0, keypoints_2d: all 21 points lie outside the picture of 96 x"):
+        finetune(recipe, tmp_path / "run")
+    recipe["data"][0]["check"] = False
+    with pytest.raises(DataError, match=r"sample hand \d of folder: box .* lies outside the image of 96 x 96 pixels"):
+        finetune(recipe, tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -103,13 +103,17 @@ class CheckReport:
             return
         first = [str(problem) for problems in self.errors.values() for problem in problems][:3]
         more = self.error_counts.total() - len(first)
-        rest = f"; and {more} more, which `handmim check-data` lists" if more else ""
+        rest = f"; and {more} more, which `handmim check-data --images` lists" if more else ""
         notes = "".join(f" ({note})" for note in self.notes)
         raise DataError(f"{self.source} has labels that cannot be trained on: {'; '.join(first)}{rest}{notes}")
 
 
 def check_reader(
-    reader: HandReader, images: bool = False, wanted: Collection[str] | None = None, unlabelled: bool = False
+    reader: HandReader,
+    images: bool = False,
+    wanted: Collection[str] | None = None,
+    unlabelled: bool = False,
+    headers: int = 0,
 ) -> CheckReport:
     """Test the labels of all samples of a data set.
 
@@ -118,12 +122,15 @@ def check_reader(
         images: Whether to open every picture's header as well, for points outside and files that cannot be read.
         wanted: Labels, or "mask", of which a sample must have one; None: any will do.
         unlabelled: Whether samples may be without labels, as self-supervision takes them.
+        headers: Of how many samples, evenly spread, the picture's header is opened at least: enough to tell labels in
+            another resolution than the pictures.
 
     Returns:
         What was found; nothing is raised for it.
     """
     report, block = CheckReport(f"{reader.name} in {reader.root}", notes=list(getattr(reader, "notes", ()))), _Block()
     seen: set[str] = set()
+    opened = range(len(reader)) if images else evenly_spread(headers, len(reader))
     for number in range(len(reader)):
         try:
             sample = reader[number]
@@ -140,11 +147,16 @@ def check_reader(
             if wanted is not None:
                 message = f"(number {number}) has none of {', '.join(wanted)} to train on; self-supervision is off"
             report.add(place, Finding(number, "no label", "", message))
-        size = _open_size(sample.image, place, report) if images else None
+        size = _open_size(sample.image, place, report) if number in opened else None
         block.add(place, _known(sample.labels), sample.intrinsics, sample.box, size)
         block.flush(report, BLOCK)
     block.flush(report)
     return report
+
+
+def evenly_spread(count: int, total: int) -> set[int]:
+    """At most `count` of the numbers below `total`, the first and the last among them."""
+    return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
 
 
 def _check_sample(sample: HandSample, hand_model: str | None, place: str, report: CheckReport) -> None:

@@ -20,7 +20,7 @@ from ...geometry import (
     crop_rotation,
     mirror_matrix,
 )
-from ...image_processing_handmim import MAX_BOX, resolve_intrinsics, square_crop
+from ...image_processing_handmim import MAX_BOX, check_box_touches, resolve_intrinsics, square_crop
 from ...images import LoadedImage, load_image, load_reduced
 from ..augmentation import LUMINANCE, Augmentation, random_generator, to_tensor, warp
 from .boxes import box_side, sample_box, whole_picture
@@ -103,7 +103,8 @@ class HandCrops(HandItems):
         """The item of one sample.
 
         Raises:
-            DataError: Its picture cannot be read, or its camera or box makes no sense; naming the sample.
+            DataError: Its picture cannot be read, its camera or box makes no sense, or the box lies outside of the
+                picture; naming the sample.
         """
         try:
             return self._crop(sample, index, epoch)
@@ -125,6 +126,8 @@ class HandCrops(HandItems):
             raise DataError(
                 f"box must be at most {MAX_BOX} times as large as its picture, got {np.round(box).tolist()}"
             )
+        else:  # labels in another resolution than the picture would be learned from grey crops
+            check_box_touches(box, *image.size)
         negative = self.negatives > 0 and sample.handedness is not None and generator.random() < self.negatives
         mirror = (sample.handedness == "left") != negative
         place = Placement(box, camera, self.size, mirror, self.box_scale, turn)

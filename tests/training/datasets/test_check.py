@@ -217,6 +217,24 @@ def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
         report.raise_for_errors()
 
 
+def test_some_headers_tell_labels_of_another_resolution(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 80)).save(tmp_path / "a.png")
+    points = np.random.default_rng(0).uniform(30, 60, (21, 2)).astype(np.float32)
+    samples = [
+        HandSample(str(i), tmp_path / "a.png", "right", labels={"keypoints_2d": scale * points})
+        for i, scale in enumerate([1, 4] * 50)
+    ]
+    reader = ListReader(samples, tmp_path)
+    assert check_reader(reader).ok
+    report = check_reader(reader, headers=12)
+    assert [key for key in report.error_counts] == [("outside", "keypoints_2d")]
+    assert report.error_counts.total() == 6 and report.samples == 100
+    with pytest.raises(DataError, match=r"all 21 points lie outside the picture of 96 x 80 px; .*and 3 more, which"):
+        report.raise_for_errors()
+    assert check_reader(reader, headers=1000).error_counts.total() == 50
+    assert check_reader(ListReader([], tmp_path), headers=12).ok
+
+
 def test_more_samples_than_a_block_are_all_tested(tmp_path: Path) -> None:
     good_joints = np.random.default_rng(0).uniform(0, 0.1, (21, 3)).astype(np.float32) + np.float32(0.5)
     samples = [HandSample(str(i), tmp_path / "a", labels={"joints": good_joints}) for i in range(2500)]

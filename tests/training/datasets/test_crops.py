@@ -232,3 +232,19 @@ def test_bad_samples_are_named(tmp_path):
                 crops[index]
     with pytest.raises(ValueError, match="depth"):
         HandCrops(ListReader([]), SIZE, labels=["depth"])
+
+
+def test_a_hand_outside_of_its_picture_is_named(tmp_path):
+    """Labels made on larger pictures gave grey crops, from which a run learned without a word."""
+    pixels = np.zeros((96, 96, 3), np.uint8)
+    points = np.random.default_rng(0).uniform(30, 60, (21, 2)).astype(np.float32)
+    far = np.array([5000.0, 5000.0, 5100.0, 5100.0])
+    samples = [sample_of(tmp_path, pixels, labels={"keypoints_2d": 4 * points})]
+    samples += [sample_of(tmp_path, pixels, labels={"keypoints_2d": points}, box=far)]
+    edge = sample_of(tmp_path, pixels, labels={"keypoints_2d": points}, box=np.array([95.0, 40.0, 150.0, 90.0]))
+    for augmentation in (None, Augmentation()):
+        crops = HandCrops(ListReader([*samples, edge]), SIZE, augmentation=augmentation, negatives=0.5)
+        for index in range(2):
+            with pytest.raises(DataError, match="sample one of list: box .* lies outside the image of 96 x 96 pixels"):
+                crops[index]
+        assert crops[2]["pixel_values"].isfinite().all()  # it touches the picture
