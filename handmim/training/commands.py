@@ -110,7 +110,7 @@ def _add_check_data(commands: Any) -> None:
     )
     check.add_argument("path", type=Path, metavar="PATH", help="the folder")
     check.add_argument("--split", metavar="S", help="label file without .jsonl, or split (default: labels, the first)")
-    check.add_argument("--images", action="store_true", help="also open every picture's header")
+    check.add_argument("--images", action="store_true", help="also decode every picture and mask")
     check.add_argument("--dataset", default="folder", metavar="NAME", help="see handmim data list (default: folder)")
     check.add_argument("--hand-model-path", type=Path, metavar="P", help="MANO file or folder, where labels need it")
     check.set_defaults(run=run_check_data)

@@ -7,16 +7,16 @@ are named by line. What is tested stands in `value_checks.py`; this file walks, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import DataError, HandMIMError
-from ...images import MAX_PIXELS, MIN_SIDE
+from ...errors import DataError, HandMIMError, ImageError
+from ...images import MAX_PIXELS, MIN_SIDE, load_reduced
 from .files import image_size, inside, read_mask
 from .folder_lines import FILE_FIELDS, Line, read_lines
 from .sample import HAND_MODEL_LABELS, LABEL_SHAPES, MESH_VERTICES, HandReader, HandSample
@@ -119,7 +119,7 @@ def check_reader(
 
     Args:
         reader: Of any data set.
-        images: Whether to open every picture's header as well, for points outside and files that cannot be read.
+        images: Whether to decode every picture and mask as well, for points outside and files that cannot be read.
         wanted: Labels, or "mask", of which a sample must have one; None: any will do.
         unlabelled: Whether samples may be without labels, as self-supervision takes them.
         headers: Of how many samples, evenly spread, the picture's header is opened at least: enough to tell labels in
@@ -130,7 +130,7 @@ def check_reader(
     """
     report, block = CheckReport(f"{reader.name} in {reader.root}", notes=list(getattr(reader, "notes", ()))), _Block()
     seen: set[str] = set()
-    opened = range(len(reader)) if images else evenly_spread(headers, len(reader))
+    pictures, opened = _Pictures(images), range(len(reader)) if images else evenly_spread(headers, len(reader))
     for number in range(len(reader)):
         try:
             sample = reader[number]
@@ -147,7 +147,11 @@ def check_reader(
             if wanted is not None:
                 message = f"(number {number}) has none of {', '.join(wanted)} to train on; self-supervision is off"
             report.add(place, Finding(number, "no label", "", message))
-        size = _open_size(sample.image, place, report) if number in opened else None
+        size = pictures.size(sample.image, place, report) if number in opened else None
+        if images:
+            for name, load in (("mask", sample.load_mask), ("foreground", sample.load_foreground)):
+                if load is not None:
+                    _open_mask(load, name, size, place, report)
         block.add(place, _known(sample.labels), sample.intrinsics, sample.box, size)
         block.flush(report, BLOCK)
     block.flush(report)
@@ -203,7 +207,7 @@ def check_dataset(root: str | Path, split: str = "labels", images: bool = False)
     Args:
         root: The folder.
         split: Name of the label file, without its ending `.jsonl`.
-        images: Whether to open every picture's header, and every mask and foreground, as well.
+        images: Whether to decode every picture, mask and foreground as well.
 
     Returns:
         What was found; nothing is raised for it.
@@ -243,6 +247,7 @@ class _FolderCheck:
 
     def __init__(self, root: Path, images: bool) -> None:
         self.root, self.images = root, images
+        self.pictures = _Pictures(decode=True)
         self.size: tuple[int, int] | None = None
         self.ids: dict[str, int] = {}
         self.same: dict[int, int] = {}
@@ -280,21 +285,14 @@ class _FolderCheck:
                 line.arrays[name] = load_vertices(path, line.texts.get("hand_model"))
             except DataError as error:
                 report.add(place, Finding(0, "file", name, str(error)))
+        elif self.images and name == "image":
+            self.size = self.pictures.size(path, place, report)
         elif self.images:
-            size = _open_size(path, place, report, name)
-            if name == "image":
-                self.size = size
-            elif size:
-                self._mask(path, size, name, place, report)
+            self._mask(path, name, place, report)
 
-    def _mask(self, path: Path, size: tuple[int, int], name: str, place: str, report: CheckReport) -> None:
-        if self.size and size != self.size:
-            message = f"is {size[0]} x {size[1]} px, but the picture {self.size[0]} x {self.size[1]}"
-            report.add(place, Finding(0, "mask size", name, message))
-        try:
-            mask = read_mask(path)
-        except DataError as error:
-            report.add(place, Finding(0, "file", name, str(error)))
+    def _mask(self, path: Path, name: str, place: str, report: CheckReport) -> None:
+        mask = _open_mask(partial(read_mask, path), name, self.size, place, report)
+        if mask is None:
             return
         if not mask.any():
             report.add(place, Finding(0, "empty mask", name, "has no pixel above 127; write 255 where the hand is"))
@@ -370,16 +368,51 @@ class _Block:
         self._forget()
 
 
-def _open_size(path: Path, place: str, report: CheckReport, name: str = "image") -> tuple[int, int] | None:
-    """(width, height) of a picture as it is read, from its header; what is wrong with it is reported."""
+class _Pictures:
+    """The pictures of a check, each looked at once however many hands it shows.
+
+    Args:
+        decode: Whether to decode the pixels beside the header, which is whole in a truncated file.
+    """
+
+    def __init__(self, decode: bool) -> None:
+        self.decode = decode
+        self.look = lru_cache(maxsize=4096)(self._look)
+
+    def size(self, path: Path, place: str, report: CheckReport) -> tuple[int, int] | None:
+        """(width, height) of a picture as it is read; what is wrong with it is reported."""
+        size, fault = self.look(path)
+        if fault:
+            report.add(place, Finding(0, "unreadable picture", "image", fault))
+        return size
+
+    def _look(self, path: Path) -> tuple[tuple[int, int] | None, str]:
+        try:
+            width, height = image_size(path)
+        except DataError as error:
+            return None, str(error)
+        if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
+            limits = f"{MIN_SIDE} px a side to {MAX_PIXELS / 1e6:g} megapixels"
+            return None, f"{path} has {width} x {height} pixels; pictures from {limits} are read"
+        if self.decode:
+            try:
+                load_reduced(path, 8)  # of a JPEG all bytes are read even so
+            except ImageError as error:
+                return None, str(error)
+        return (width, height), ""
+
+
+def _open_mask(
+    load: Callable[[], np.ndarray], name: str, size: tuple[int, int] | None, place: str, report: CheckReport
+) -> np.ndarray | None:
+    """A mask (H, W) bool of a picture of (width, height) `size`, if that is known; what is wrong is reported."""
     try:
-        width, height = image_size(path)
-    except DataError as error:
-        report.add(place, Finding(0, "unreadable picture", name, str(error)))
+        mask = load()
+    except (HandMIMError, OSError) as error:
+        report.add(place, Finding(0, "file", name, str(error)))
         return None
-    if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
-        limits = f"{MIN_SIDE} px a side to {MAX_PIXELS / 1e6:g} megapixels"
-        message = f"{path} has {width} x {height} pixels; pictures from {limits} are read"
-        report.add(place, Finding(0, "unreadable picture", name, message))
-        return None
-    return width, height
+    height, width = mask.shape
+    if size and size != (width, height):
+        message = f"is {width} x {height} px, but the picture {size[0]} x {size[1]}"
+        report.add(place, Finding(0, "mask size", name, message))
+    return mask

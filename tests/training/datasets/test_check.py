@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,43 @@ def test_sizes_are_those_of_the_upright_picture(good: Any) -> None:
     assert errors == ["test.jsonl line 5, keypoints_2d: all 21 points lie outside the picture of 400 x 30 px"]
     Image.new("RGB", (400, 5)).save(good[0] / "phone.jpg")
     assert "has 400 x 5 pixels" in problems(good, lambda lines: lines.append({"image": "phone.jpg"} | points))[0][0]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_pictures_are_named(good: Any, suffix: str) -> None:
+    """Their headers are whole: they passed the check and ended the run in the middle."""
+    cut = good[0] / f"cut.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (160, 200, 3), np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
+
+    def change(lines: list[Any]) -> None:
+        lines[1]["image"] = lines[2]["image"] = lines[3]["mask"] = cut.name
+
+    errors = problems(good, change)[0]
+    places = ("line 2, image", "line 3, image", "line 4, mask")
+    assert len(errors) == 3
+    for error, place in zip(errors, places, strict=True):
+        assert error.startswith(f"test.jsonl {place}: {cut} is ") and "truncated" in error
+    named = check_reader(LabelledFolder(good[0], "test"), images=True).error_counts
+    assert named == {("unreadable picture", "image"): 2, ("file", "mask"): 1}
+    assert problems(good, change, images=False)[0] == []
+
+
+def test_masks_of_readers_must_fit_their_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 80)).save(tmp_path / "a.png")
+    points = {"keypoints_2d": np.random.default_rng(0).uniform(30, 60, (21, 2)).astype(np.float32)}
+    samples = [
+        HandSample(str(i), tmp_path / "a.png", "right", labels=points, **{load: partial(np.zeros, size, bool)})
+        for i, (load, size) in enumerate(
+            [("load_mask", (80, 96)), ("load_mask", (40, 48)), ("load_foreground", (9, 9))]
+        )
+    ]
+    reader = ListReader(samples, tmp_path)
+    assert check_reader(reader, images=True).lines()[:-2] == [
+        "error: sample 1, mask: is 48 x 40 px, but the picture 96 x 80",
+        "error: sample 2, foreground: is 9 x 9 px, but the picture 96 x 80",
+    ]
+    assert check_reader(reader).ok
 
 
 def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
