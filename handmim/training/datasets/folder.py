@@ -23,7 +23,8 @@ global_orient   [x, y, z] axis-angle, radians: rotation about the wrist from the
 hand_pose       15 x [x, y, z] axis-angle, radians, in the model's order of joints; zero is the flat hand: of MANO files
                 fitted with flat_hand_mean=False, add the model's hands_mean
 betas           10 numbers, standard deviations
-vertices        all vertices x [x, y, z] metres in the camera's frame, or the path of a .npy file with them
+vertices        all vertices x [x, y, z] metres in the camera's frame, or the path of a .npy file with them; training
+                takes them relative to the wrist, the first of joints, which must then be labelled
 mask            path of a picture of the same size: the hand's pixels are white (above 127), the others black
 foreground      path of such a picture with the arm and what the hand holds besides: what stays where training shows
                 the hand before another background (`new_backgrounds` in a recipe)

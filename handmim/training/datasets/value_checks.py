@@ -221,6 +221,20 @@ def _units(block: LabelBlock) -> Iterator[Finding]:
             yield Finding(int(rows[i]), "unit", name, message, False)
 
 
+def _wrist(block: LabelBlock) -> Iterator[Finding]:
+    """Meshes are learned relative to their wrist joint: those without one would teach nothing."""
+    if not block.names("vertices"):
+        return
+    known = np.zeros(len(block.boxes), bool)
+    for name in block.names("joints"):
+        rows, joints = block.of(name)
+        known[rows] = ~np.isnan(joints[:, 0]).any(-1)
+    rows = block.rows["vertices"]
+    for i in rows[~known[rows]]:
+        message = "teach nothing without a labelled wrist; label joints[0], or leave vertices out"
+        yield Finding(int(i), "no wrist", "vertices", message)
+
+
 def _projection(block: LabelBlock) -> Iterator[Finding]:
     if len(block.names("joints", "keypoints_2d")) < 2:
         return
@@ -306,7 +320,7 @@ def _betas(block: LabelBlock) -> Iterator[Finding]:
 
 
 _TESTS: tuple[Callable[[LabelBlock], Iterator[Finding]], ...] = (
-    *(_finite, _box, _intrinsics, _depth, _units),
+    *(_finite, _box, _intrinsics, _depth, _units, _wrist),
     *(_projection, _pixels, _rotations, _betas),
 )
 

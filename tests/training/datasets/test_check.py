@@ -90,6 +90,11 @@ ERRORS = [
     (scaled("hand_pose", 180 / np.pi), "line 1, hand_pose: a rotation of"),
     (put(2, hand_model="open", betas=[0] * 10), "line 3, hand_model: is open, but line 1 has mano"),
     (put(0, vertices=[[0, 0, 1.0]] * 700), "line 1, vertices: must be 778 for hand_model mano, got 700"),
+    (
+        put(0, joints=None),
+        "line 1, vertices: teach nothing without a labelled wrist; label joints[0], or leave vertices out",
+    ),
+    (lambda lines: lines[0]["joints"].__setitem__(0, None), "line 1, vertices: teach nothing without"),
     (put(0, box=[100, 100, 50, 50]), "line 1, box: [100, 100, 50, 50] has no area; x1 must exceed x0"),
     (put(3, box=[500, 0, 600, 50]), "line 4, box: [500, 0, 600, 50] lies outside the picture of 200 x 160 px"),
     (put(1, image="images/7.png"), "line 2, image: 'images/7.png' is missing in"),
@@ -241,6 +246,7 @@ def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
         "sample 1, global_orient: a matrix is not orthogonal (by 0.44); rotations must be proper",
         "sample 2, global_orient: a matrix is a reflection; rotations must be proper",
         "sample 3, vertices: must have shape (1649, 3), got (778, 3)",
+        "sample 3, vertices: teach nothing without a labelled wrist; label joints[0], or leave vertices out",
         "sample 4, joints: value 0 is Infinity",
         "sample 5, pose: is not one of global_orient, hand_pose, betas, vertices, joints, keypoints_2d",
         "sample 6 has no label to train on",
@@ -250,7 +256,7 @@ def test_readers_are_checked_by_sample_and_field(tmp_path: Path) -> None:
     assert expected <= {str(problem) for kept in report.errors.values() for problem in kept}
     with pytest.raises(
         DataError,
-        match="list in .* cannot be trained on: sample 0, keypoints_2d: .*; and 8 more.* .the mesh needs MANO",
+        match="list in .* cannot be trained on: sample 0, keypoints_2d: .*; and 9 more.* .the mesh needs MANO",
     ):
         report.raise_for_errors()
 
