@@ -169,7 +169,8 @@ class LabelledFolder(HandReader):
 
     def _refuse(self, line: Line, field: str, message: str) -> None:
         where = f"{self.file} line {line.number}" + (f", {field}:" if field else "")
-        raise DataError(f"{where} {message} (`handmim check-data {self.root}` lists all faults)")
+        split = "" if self.split == self.splits[0] else f" --split {self.split}"
+        raise DataError(f"{where} {message} (`handmim check-data {self.root}{split}` lists all faults)")
 
     def _finish(self) -> None:
         if not self._texts:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,20 @@ def test_wrong_lines_are_refused_by_line_and_field(tmp_path: Path, change: dict,
     write_lines(tmp_path / "data/labels.jsonl", lines)
     with pytest.raises(DataError, match=message):
         LabelledFolder(tmp_path / "data")
+
+
+def test_faults_are_listed_by_the_command_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Without --split it said that labels.jsonl is missing."""
+    for split, words in (("train", ["--split", "train"]), ("labels", [])):
+        root = tmp_path / split
+        lines = write_folder(root, split)
+        lines[1]["joint"] = []
+        write_lines(root / f"{split}.jsonl", lines)
+        command = " ".join(["handmim check-data", str(root), *words])
+        with pytest.raises(DataError, match=rf"\(`{re.escape(command)}` lists all faults\)"):
+            LabelledFolder(root, split)
+        assert main(["check-data", str(root), *words]) == 1
+        assert f"{split}.jsonl line 2, joint: is not a field" in capsys.readouterr().out
 
 
 def test_contents_says_what_is_missing(root: Path, tmp_path: Path) -> None:
