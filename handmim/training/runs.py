@@ -79,7 +79,8 @@ def arguments_of(kind: type[Arguments], section: Mapping[str, Any], output_dir: 
     Raises:
         RecipeError: An unknown or impossible value, or a logger that is not installed.
     """
-    section = dict(section)
+    # YAML reads no without quotes as false.
+    section = {key: "no" if key in STRATEGIES and value is False else value for key, value in section.items()}
     fields = {field.name for field in dataclasses.fields(kind) if field.init}
     unknown = section.keys() - fields - {"batch_size"}
     if unknown:
