@@ -30,6 +30,8 @@ Arguments = TypeVar("Arguments", bound=RunArguments)
 
 NOTES = ("description", "commands")
 RELEASE_DTYPES = ("float32", "float16", "bfloat16")
+# Arguments of which "no" is a value.
+STRATEGIES = ("eval_strategy", "logging_strategy", "save_strategy")
 RECIPE_FILE = "recipe.yaml"
 # What a run may change when it goes on, and what of its `training` it may not.
 CHANGEABLE = (*NOTES, "name", "expected", "training", "validation", "release")
