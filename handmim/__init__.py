@@ -103,6 +103,9 @@ class _ByArchitecture:
     names: tuple[str, ...]
     """Public names of the model classes; the first is taken for a configuration that names none."""
 
+    def __init_subclass__(cls) -> None:
+        cls.__name__ = cls.names[0]  # pipelines of transformers compare it with the model's
+
     @classmethod
     def choose(cls, config: Any) -> Any:
         """The model class for a configuration."""

@@ -133,6 +133,10 @@ def run_export(args: argparse.Namespace) -> int:
     source = checkpoint_source(args.model)
     options = hub_options(args.model, args.revision)
     model = load_network(source, mesh="head", **options)
+    if getattr(model.config, "fit_steps", 0):
+        print(
+            "the fit to heat maps is not in the graph: backend='onnx' and handmim.fitting.fit_output do it afterwards"
+        )
     if args.torch_export is not None:
         program = export_program(model, args.precision)
         with atomic_file(args.torch_export) as file:

@@ -252,7 +252,7 @@ def _skeleton(hand_model: HandModel, hand: Mapping[str, Tensor]) -> _Skeleton:
     joint_dirs = hand_model.rest_dirs.view(NUM_BETAS, 31, 3)[:, :_ROTATIONS]
     tip_dirs = hand_model.shape_dirs[hand_model.tip_vertices].permute(2, 0, 1)
     dirs = torch.cat([joint_dirs, tip_dirs], 1)[:, hand_model.joint_order]  # (10, 21, 3)
-    bone_dirs = _bones(dirs).permute(1, 2, 3, 0).contiguous()
+    bone_dirs = _bones(dirs.float()).permute(1, 2, 3, 0).contiguous()
     joints, betas = hand["joints"].float(), hand["betas"].float()
     turns = betas.new_zeros(len(betas), 3 * _ROTATIONS)
     skeleton = _Skeleton(hand["global_orient"].float(), fingers, joints[:, 0], betas, turns, joints, bone_dirs)

@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.utils import CONFIG_NAME
 
 from .config_format import change_field
+from .errors import InputError
 from .hand_model import HandModel
 from .hand_state import Correction
 from .open_hand_file import copy_open_hand, find_open_hand, hub_access, is_remote_code, keep_remote_code
@@ -56,6 +57,7 @@ def still_averages(module: nn.Module) -> Iterator[None]:
 
 # Arguments of `save_pretrained` that only its push takes.
 PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
+PUSH_OPTIONS += ("reports", "notes", "licence", "base_model", "datasets", "carry_code")  # of publishing.push
 
 
 class HandPreTrainedModel(PreTrainedModel):
@@ -142,6 +144,12 @@ class HandPreTrainedModel(PreTrainedModel):
     ) -> None:
         """transformers' own; a folder that gets the code (of a class that is marked for it) gets all of it, and, of a
         model with a hand, the open hand too."""
+        for name in ("variant", "state_dict"):
+            if push_to_hub and kwargs.get(name) is not None:
+                raise InputError(
+                    f"{name}= and push_to_hub=True do not go together: the model's own weights are published, as "
+                    "model.safetensors. Save alone, and upload the folder with huggingface_hub"
+                )
         hub = {name: kwargs.pop(name) for name in PUSH_OPTIONS if push_to_hub and name in kwargs}
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if self._auto_class is not None and is_main_process:

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,7 +145,8 @@ class HandMIMImageProcessor(PilBackend):
         data = {"pixel_values": self._normalised(crops, side, **kwargs)}
         shapes = {"intrinsics": (3, 3), "crop_affine": (2, 3), "mirrored": (), "image_index": ()}
         for key, shape in (shapes | {"image_intrinsics": (3, 3), "boxes": (4,)}).items():
-            column = torch.stack([hand[key] for hand in hands]) if hands else torch.zeros(0, *shape)
+            kind = {"mirrored": torch.bool, "image_index": torch.int64}.get(key, torch.float32)
+            column = torch.stack([hand[key] for hand in hands]) if hands else torch.zeros(0, *shape, dtype=kind)
             data[key] = column.float() if column.is_floating_point() else column
         if return_tensors == "np":
             data = {key: value.numpy() for key, value in data.items()}
@@ -323,7 +324,8 @@ def resolve_handedness(handedness: Any, count: int, default: str | None = "right
     Raises:
         InputError: another word, or another number of them.
     """
-    sides = [handedness] * count if handedness is None or isinstance(handedness, str) else list(handedness)
+    one = handedness is None or isinstance(handedness, str) or not isinstance(handedness, Iterable)
+    sides = [handedness] * count if one else list(handedness)
     for side in sides:
         if side is not None and side not in SIDES:
             raise InputError(f"handedness must be 'left', 'right' or None, got {side!r}")
@@ -357,7 +359,7 @@ def check_box_touches(box: np.ndarray, width: int, height: int) -> None:
 def _numbers(values: Any, name: str) -> np.ndarray:
     """Any nested sequence, array or tensor as float64."""
     try:
-        return np.array(values.detach().cpu() if torch.is_tensor(values) else values, dtype=np.float64)
+        return values.detach().cpu().double().numpy() if torch.is_tensor(values) else np.array(values, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be numbers in a regular array, got {values!r}") from error
 

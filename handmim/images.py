@@ -9,6 +9,8 @@ What is done to every picture, and stated only here:
 * pictures above ``MAX_PIXELS`` are refused before a pixel is decoded.
 """
 
+import base64
+import binascii
 import http.client
 import io
 import math
@@ -39,6 +41,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 # Of Pillow's: others run programs (EPS asks Ghostscript), or decode before their size can be looked at (ICO).
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 # What this package draws: no picture to look for hands in.
+_SHOWN = 250  # characters of a name in messages
+_LONGEST_PATH = 4096  # characters, of Linux; shorter text is the name of a file
 _DRAWN = re.compile(r"\.(overlay|\d+\.(mask|heatmaps|pof|features))\.png$", re.ASCII)
 
 FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
@@ -112,6 +116,8 @@ def load_image(source: Any, max_pixels: int = MAX_PIXELS) -> LoadedImage:
         return _from_bytes(bytes(source), "the given bytes", max_pixels)
     if isinstance(source, str) and is_url(source):
         return _from_bytes(download(source), source, max_pixels)
+    if isinstance(source, str) and (data := _encoded(source)) is not None:
+        return _from_bytes(data, "the base64 text", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source), max_pixels)
     raise ImageError(
@@ -179,15 +185,28 @@ def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout: float = DOW
     return data
 
 
-def _from_path(path: Path, max_pixels: int, reduction: int = 1) -> LoadedImage:
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder; give an image file")
+def _encoded(text: str) -> bytes | None:
+    """The picture of a `data:` address, or of base64 text that is too long for a path; None: it is neither."""
+    head, _, tail = text.partition(",")
+    address = text.startswith("data:image/") and head.endswith(";base64")
+    if not address and len(text) < _LONGEST_PATH:
+        return None
     try:
+        return base64.b64decode(tail if address else text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _from_path(path: Path, max_pixels: int, reduction: int = 1) -> LoadedImage:
+    name = str(path)[:_SHOWN]
+    try:
+        if path.is_dir():
+            raise ImageError(f"{name} is a folder; give an image file")
         data = path.read_bytes() if path.is_file() else None
     except OSError as error:
-        raise ImageError(f"{path} could not be read ({error.strerror}); check its permissions") from error
+        raise ImageError(f"{name} could not be read ({error.strerror}); check its name and permissions") from error
     if data is None:
-        raise ImageError(f"{path} does not exist or is not a file; check the path")
+        raise ImageError(f"{name} does not exist or is not a file; check the path")
     return _from_bytes(data, str(path), max_pixels, reduction)
 
 

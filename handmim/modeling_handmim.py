@@ -321,7 +321,7 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
         if intrinsics is None:
             intrinsics = default_crop_intrinsics(size, pixel_values.device).expand(pixel_values.shape[0], 3, 3)
         intrinsics = crop_cameras(intrinsics, pixel_values.shape[0])
-        backbone = self.backbone(pixel_values)
+        backbone = self.backbone(pixel_values, return_dict=True)
         pooled = backbone.pooler_output
         maps = self.feature_pyramid(backbone.last_hidden_state)  # [patch tokens, x2, x4, ...]
         log_heatmaps = self.log_heatmaps(maps) if self.config.heatmap_evidence else None

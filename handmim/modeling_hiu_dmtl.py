@@ -202,7 +202,7 @@ class HIUDMTLForHandUnderstanding(HIUDMTLPreTrainedModel):
         size = pixel_values.shape[-1]
         if pixel_values.shape[-2] != size:
             raise ValueError(f"pixel_values must be square crops, got {tuple(pixel_values.shape)}")
-        seen = self.backbone(pixel_values)
+        seen = self.backbone(pixel_values, return_dict=True)
         stacks = [
             {task: getattr(seen, task)[stack].float() for task in self.config.tasks}
             for stack in range(self.config.num_stacks)

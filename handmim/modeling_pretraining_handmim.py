@@ -311,7 +311,7 @@ class HandMIMForPreTraining(HandMIMPreTrainedModel):
         options = self.config.pretraining_config
         classes, patches = self._project(self.projector, hidden, index, transforms)
         with torch.no_grad():
-            seen = self.backbone(views)
+            seen = self.backbone(views, return_dict=True)
             target_classes, target_patches = self._project(
                 self.teacher_projector, seen.last_hidden_state, index, transforms
             )

@@ -9,6 +9,7 @@ import importlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import GeneratorType
 from typing import Any
@@ -290,18 +291,34 @@ class HandMeshPipeline(Pipeline):
     def _run(self, inputs: BatchFeature, maps: bool) -> dict[str, torch.Tensor]:
         """The network on all crops, `MAX_CROPS` at a time: tensors (N, ...) on the CPU."""
         parts: dict[str, list[torch.Tensor]] = {}
-        for start in range(0, len(inputs["pixel_values"]), MAX_CROPS):
-            part = slice(start, start + MAX_CROPS)
-            pixels = inputs["pixel_values"][part].to(self.device)
-            intrinsics = inputs["intrinsics"][part].to(self.device)
-            if self.tta:
-                output = estimate_from_views(self.model, pixels, intrinsics)
-            else:
-                output = self.model(pixel_values=pixels.to(self.model.dtype), intrinsics=intrinsics)
-            for name in (*RESULT_NAMES, *map_names(output, large=maps)):
-                if output.get(name) is not None:
-                    parts.setdefault(name, []).append(output[name].float().cpu())
+        with at_rest(self.model):
+            for start in range(0, len(inputs["pixel_values"]), MAX_CROPS):
+                part = slice(start, start + MAX_CROPS)
+                output = self._seen(*(inputs[name][part].to(self.device) for name in ("pixel_values", "intrinsics")))
+                for name in (*RESULT_NAMES, *map_names(output, large=maps)):
+                    if output.get(name) is not None:
+                        parts.setdefault(name, []).append(output[name].float().cpu())
         return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+    def _seen(self, pixels: torch.Tensor, intrinsics: torch.Tensor) -> Any:
+        """What the network says of crops, or what it says of several views of them."""
+        if self.tta:
+            return estimate_from_views(self.model, pixels, intrinsics)
+        return self.model(pixel_values=pixels.to(self.model.dtype), intrinsics=intrinsics)
+
+
+@contextmanager
+def at_rest(model: Any) -> Iterator[None]:
+    """A network that predicts, whatever it did before: one in training would take the statistics of these crops, keep
+    them, and leave out the fit. Its parts are as they were afterwards."""
+    modes = [(part, part.training) for part in model.modules()] if getattr(model, "training", False) else []
+    for part, _ in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _request(item: Any) -> HandRequest:

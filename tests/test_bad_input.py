@@ -1,5 +1,6 @@
 """Whatever a user throws at it: a typed exception from Python, one sentence and no files from the command line."""
 
+import base64
 import errno
 import io
 import os
@@ -181,6 +182,17 @@ def test_first_frame_of_an_animation() -> None:
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     assert (load_image(buffer.getvalue()).pixels == [255, 0, 0]).all()
+
+
+def test_pictures_in_base64() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 50, 3), np.uint8)).save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    assert len(text) > 4096 and load_image(text).size == load_image(f"data:image/png;base64,{text}").size == (50, 60)
+    for wrong in (text[:-9], f"data:image/png;base64,{text[:400]}", "x" * 5000, "data:image/png;base64,???", "n" * 300):
+        with pytest.raises(ImageError) as error:
+            load_image(wrong)
+        assert len(str(error.value)) < 400
 
 
 def test_exif_orientation_is_applied() -> None:

@@ -107,6 +107,16 @@ def test_without_a_box_the_crop_is_the_picture() -> None:
     torch.testing.assert_close(crop, expected, atol=1e-3, rtol=0)
 
 
+def test_boxes_may_be_tensors_of_any_type_and_sides_are_words() -> None:
+    processor = HandMIMImageProcessor(size=32)
+    given = processor(picture(), boxes=torch.tensor([[1.0, 2.0, 30.0, 40.0]], dtype=torch.bfloat16))
+    assert given["boxes"].tolist() == [[1, 2, 30, 40]]
+    kinds = {name: value.dtype for name, value in given.items()}
+    assert {name: value.dtype for name, value in processor(picture(), boxes=[]).items()} == kinds
+    with pytest.raises(InputError, match="'left', 'right' or None, got 0"):
+        processor(picture(), handedness=0)
+
+
 def test_no_boxes_give_an_empty_batch() -> None:
     out = HandMIMImageProcessor(size=32)(picture(), boxes=np.zeros((0, 4)))
     assert out.pixel_values.shape == (0, 3, 32, 32) and out.intrinsics.shape == (0, 3, 3)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from handmim.configuration_handmim import HandMIMConfig
+from handmim.errors import InputError
 from handmim.geometry import camera_translation, matrix_to_rot6d, project
 from handmim.hand_state import ray_rotation
 from handmim.layers_handmim import normalise_pixels, sample_points, soft_argmax
@@ -463,3 +464,12 @@ def test_every_parameter_has_a_gradient_whatever_the_labels(names: tuple[str, ..
     model(pixels, intrinsics=intrinsics, labels={name: labels[name] for name in names}).loss.backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("option", ["variant", "state_dict"])
+def test_what_would_not_be_published_is_refused_before_it_is_saved(option: str, tmp_path: Path) -> None:
+    model = HandMIMForMeshEstimation(HandMIMConfig(**SMALL))
+    value = {"variant": "fp16", "state_dict": model.state_dict()}[option]
+    with pytest.raises(InputError, match=f"{option}= and push_to_hub=True"):
+        model.save_pretrained(tmp_path / "out", push_to_hub=True, repo_id="me/x", **{option: value})
+    assert not (tmp_path / "out").exists()

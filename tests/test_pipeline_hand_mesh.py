@@ -329,3 +329,28 @@ def test_a_model_without_a_mesh_is_refused() -> None:
     del network.hand_model
     with pytest.raises(ModelError, match="mesh head"):
         HandMeshPipeline(model=network, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["handmim-tiny-open", "hiu-dmtl-tiny-open"])
+def test_a_model_in_training_predicts_as_it_will(name: str) -> None:
+    """Batch norms took the statistics of the crops, kept them, and the fit was left out."""
+    model = HandMIM.from_pretrained(name, device="cpu")
+    (before,) = model(picture(240, 240), boxes=[20, 20, 200, 220], handedness="right")
+    state = {key: value.clone() for key, value in model.model.state_dict().items()}
+    model.model.train()
+    frozen = next(part for part in model.model.modules() if isinstance(part, torch.nn.BatchNorm2d)).eval()
+    (during,) = model(picture(240, 240), boxes=[20, 20, 200, 220], handedness="right")
+    np.testing.assert_array_equal(during.vertices, before.vertices)
+    assert all(torch.equal(value, state[key]) for key, value in model.model.state_dict().items())
+    assert model.model.training and not frozen.training
+
+
+@pytest.mark.parametrize("name", ["handmim-tiny-open", "hiu-dmtl-tiny-open"])
+def test_networks_predict_in_double_precision_and_with_tuples(name: str) -> None:
+    model = HandMIM.from_pretrained(name, device="cpu").model
+    pixels = torch.zeros(1, 3, *[model.config.image_size] * 2)
+    with torch.no_grad():
+        expected = model(pixels)
+        assert (model.double()(pixels.double()).joints - expected.joints).abs().max() < 1e-3
+        model.float().config.return_dict = False
+        assert isinstance(model(pixels), tuple)
