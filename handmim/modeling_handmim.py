@@ -40,6 +40,9 @@ from .losses import (
 
 # Distances from projection to soft-argmax are a few hundredths of the crop: brought to the scale of the other inputs.
 RESIDUAL_SCALE = 10.0
+# Larger ones, of hands at the edge of a wide picture, are beyond what the rectifiers have learned from: each corrected
+# too far, so that hands became metres long.
+MAX_RESIDUAL = 0.3
 
 
 @dataclass
@@ -358,7 +361,10 @@ class HandMIMForMeshEstimation(HandMIMPreTrainedModel):
             points = normalise_pixels(iterations[-1]["keypoints_2d"].detach(), size)
             dense = min(level + 1, len(maps) - 1)
             features = sample_points(maps[dense], points, self.upsample[dense : level + 1])
-            evidence = [] if keypoints is None else [RESIDUAL_SCALE * (keypoints - points).flatten(1), confidence]
+            evidence = []
+            if keypoints is not None:
+                residual = (keypoints - points).clamp(-MAX_RESIDUAL, MAX_RESIDUAL)
+                evidence = [RESIDUAL_SCALE * residual.flatten(1), confidence]
             # as in PyMAF each rectifier learns from its own correction only
             state = rectifier(features, evidence, state.detach())
             iterations.append(self.decode(state, intrinsics, size))
