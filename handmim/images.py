@@ -96,8 +96,8 @@ def load_image(source: Any, max_pixels: int = MAX_PIXELS) -> LoadedImage:
     """Read one picture.
 
     Args:
-        source: path, http(s) URL, encoded bytes, PIL picture, uint8 array (H, W), (H, W, 1), (H, W, 3) RGB or
-            (H, W, 4) RGBA, or a :class:`LoadedImage`, returned as it is.
+        source: path, http(s) or data: URL, encoded bytes or their base64 text, PIL picture, uint8 array (H, W),
+            (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, or a :class:`LoadedImage`, returned as it is.
         max_pixels: refuse larger pictures.
 
     Returns:

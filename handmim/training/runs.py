@@ -153,21 +153,22 @@ def train(trainer: RunTrainer, recipe: Mapping[str, Any]) -> None:
         check_same_run(recipe, folder)
     if trainer.is_world_process_zero():
         if checkpoint is not None:
-            logger.warning(_going_on(Path(checkpoint), trainer.args.max_steps))
+            logger.warning(_going_on(Path(checkpoint), trainer.args))
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / RECIPE_FILE) as file:
             file.write(yaml.safe_dump(dict(recipe), sort_keys=False).encode())
     trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _going_on(checkpoint: Path, max_steps: int) -> str:
+def _going_on(checkpoint: Path, arguments: RunArguments) -> str:
     """What a user is told of a run that is not at its beginning."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    if state["global_step"] < (max_steps if max_steps > 0 else state["max_steps"]):
+    longer = arguments.max_steps <= 0 and arguments.num_train_epochs > state["num_train_epochs"]
+    if longer or state["global_step"] < (arguments.max_steps if arguments.max_steps > 0 else state["max_steps"]):
         return f"going on from {checkpoint}"
     return (
-        f"nothing is left to train: {checkpoint} is the end of this run. A larger training.max_steps goes on, another "
-        "--out begins anew"
+        f"nothing is left to train: {checkpoint} is the end of this run. More steps or epochs go on, another --out "
+        "begins anew"
     )
 
 

@@ -156,7 +156,8 @@ class RunTrainer(PublishingTrainer):
             if before != rate:
                 group["lr"] = group["lr"] * rate / before if before else rate
                 group["initial_lr"] = self.lr_scheduler.base_lrs[number] = rate
-            group |= {name: now[name] for name in ("weight_decay",) if name in now}
+            if "weight_decay" in now:
+                group["weight_decay"] = now["weight_decay"]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """A step whose dropout depends on (seed, step, part of the step, process) alone.
