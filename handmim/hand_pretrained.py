@@ -56,8 +56,10 @@ def still_averages(module: nn.Module) -> Iterator[None]:
 
 
 # Arguments of `save_pretrained` that only its push takes.
-PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
-PUSH_OPTIONS += ("reports", "notes", "licence", "base_model", "datasets", "carry_code")  # of publishing.push
+PUSH_OPTIONS = (
+    *("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags"),
+    *("reports", "notes", "licence", "base_model", "datasets", "carry_code"),  # of publishing.push alone
+)
 
 
 class HandPreTrainedModel(PreTrainedModel):

@@ -324,7 +324,7 @@ def resolve_handedness(handedness: Any, count: int, default: str | None = "right
     Raises:
         InputError: another word, or another number of them.
     """
-    one = handedness is None or isinstance(handedness, str) or not isinstance(handedness, Iterable)
+    one = isinstance(handedness, str) or not isinstance(handedness, Iterable)
     sides = [handedness] * count if one else list(handedness)
     for side in sides:
         if side is not None and side not in SIDES:
@@ -359,7 +359,7 @@ def check_box_touches(box: np.ndarray, width: int, height: int) -> None:
 def _numbers(values: Any, name: str) -> np.ndarray:
     """Any nested sequence, array or tensor as float64."""
     try:
-        return values.detach().cpu().double().numpy() if torch.is_tensor(values) else np.array(values, np.float64)
+        return np.array(values.detach().cpu().double().numpy() if torch.is_tensor(values) else values, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be numbers in a regular array, got {values!r}") from error
 

@@ -354,3 +354,11 @@ def test_the_detector_in_the_package_finds_a_rendered_hand():
         box = np.concatenate([hand.min(0) - pad, hand.max(0) + pad])
         overlaps.append(max((overlap_of(one.box, box) for one in hands), default=0.0))
     assert np.mean(np.array(overlaps) > 0.5) > 0.85
+
+
+def test_what_stands_for_the_detector_bears_its_name() -> None:
+    """Pipelines of transformers compare it with the model's class, and warned of one that they do not know."""
+    from transformers import AutoModelForObjectDetection
+
+    stand_in = AutoModelForObjectDetection._model_mapping[HandDetectorConfig]
+    assert stand_in.__name__ == HandDetectorForObjectDetection.__name__

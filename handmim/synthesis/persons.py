@@ -199,8 +199,8 @@ def _targets(random: SampleRandom, places: dict[str, Tensor]) -> dict[str, Tenso
         resting = _anywhere(random, (-0.34, 0.05), (0.12, 0.5), (-0.42, -0.2))
         shoulder = places[f"{side} shoulder"]
         # Fingers are longer than the wrist is thick: it stays below and before what they touch.
-        before = constant((out * 0.07, 0.12, -0.13), middle.device)
-        face = places["head"] + random.normal((3,), 0.0, 0.06) + before - shoulder
+        beside = constant((out * 0.07, 0.12, -0.13), middle.device)
+        face = places["head"] + random.normal((3,), 0.0, 0.06) + beside - shoulder
         ways = torch.stack([gesture * sign, hanging * sign, resting * sign, face, reach], 1)
         way = ways.gather(1, deed[:, None, None].expand(-1, 1, 3))[:, 0]
         targets[side] = torch.where(together, middle + apart * sign, shoulder + way)

@@ -99,11 +99,11 @@ def main() -> None:
     print_tables(figures)
     print("\n".join(notes))
     if args.out:
-        content = comparison(reader, truth, figures, notes) | {"weights": weights(args.model)}
+        content = comparison(reader, truth, figures, notes, args.model)
         args.out.write_text(json.dumps(content, indent=1))
 
 
-def comparison(reader: Any, truth: Any, figures: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def comparison(reader: Any, truth: Any, figures: dict[str, Any], notes: list[str], model: str | None) -> dict[str, Any]:
     """The figures for a model card; they hold no picture, no label and no path."""
     from handmim.evaluation.report import versions
     from handmim.model_card_comparisons import FORMAT
@@ -116,6 +116,7 @@ def comparison(reader: Any, truth: Any, figures: dict[str, Any], notes: list[str
         "methods": figures,
         "notes": notes,
         "versions": versions(),
+        "weights": weights(model),
     }
 
 
