@@ -1,5 +1,6 @@
 """HandMIM: a plain vision transformer and a mesh head with a keypoint feedback loop (section 2.5 of the paper)."""
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from .losses import (
     mesh_losses,
     score_loss,
 )
+from .open_hand_file import HUB_OPTIONS
 
 # Distances from projection to soft-argmax are a few hundredths of the crop: brought to the scale of the other inputs.
 RESIDUAL_SCALE = 10.0
@@ -127,10 +129,22 @@ class HandMIMPreTrainedModel(HandPreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *model_args: Any, image_size: int | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        config: Any = None,
+        image_size: int | None = None,
+        **kwargs: Any,
     ) -> PreTrainedModel:
-        """transformers' own; with `image_size` for crops of that size, as by `set_image_size`."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        """transformers' own; for crops of `image_size`, or of a `config` with another size than the checkpoint's, as by
+        `set_image_size`. The second is how `AutoModel.from_pretrained(name, image_size=...)` asks for it."""
+        if isinstance(config, HandMIMConfig):
+            stored = _stored_image_size(pretrained_model_name_or_path, config, kwargs)
+            if stored != config.image_size:
+                image_size = config.image_size if image_size is None else image_size
+                config = copy.deepcopy(config)
+                config.image_size = stored
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         if image_size is not None:
             model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
             model.set_image_size(image_size)
@@ -152,6 +166,16 @@ class HandMIMPreTrainedModel(HandPreTrainedModel):
         for module in self.modules():
             if isinstance(module, VisionTransformer):
                 module.set_input_size(img_size=image_size)
+
+
+def _stored_image_size(source: Any, config: HandMIMConfig, options: dict[str, Any]) -> int:
+    """The size of crops that a checkpoint's own configuration names; that of `config` where there is none."""
+    hub = {name: options[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if options.get(name) is not None}
+    try:
+        stored, _ = config.get_config_dict(source, **hub)
+    except (OSError, TypeError):  # weights alone; the second of older versions of transformers, for a file with a list
+        return config.image_size
+    return stored.get("image_size", config.image_size)
 
 
 class HandMIMModel(HandMIMPreTrainedModel):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModel
 
 from handmim.configuration_handmim import HandMIMConfig
 from handmim.errors import InputError
@@ -180,6 +181,22 @@ class TestMeshOutput:
         model.save_pretrained(tmp_path / "large")
         again = HandMIMForMeshEstimation.from_pretrained(tmp_path / "large")
         torch.testing.assert_close(again(pixel_values).vertices, model(pixel_values).vertices)
+
+    def test_a_configuration_may_ask_for_another_image_size(self, tmp_path: Path, pixel_values: Tensor) -> None:
+        """As transformers' AutoModel does with its arguments; the caller's configuration stays as it is."""
+        small = HandMIMForMeshEstimation(HandMIMConfig(**SMALL)).eval()
+        small.save_pretrained(tmp_path)
+        asked = HandMIMConfig.from_pretrained(tmp_path, image_size=96)
+        crops = torch.randn(2, 3, 96, 96)
+        for model in (
+            AutoModel.from_pretrained(tmp_path, image_size=96),
+            HandMIMForMeshEstimation.from_pretrained(tmp_path, config=asked),
+        ):
+            assert model.config.image_size == asked.image_size == 96
+            torch.testing.assert_close(model(crops).vertices, small(crops).vertices)
+        (tmp_path / "config.json").unlink()
+        model = HandMIMForMeshEstimation.from_pretrained(tmp_path, config=small.config)
+        torch.testing.assert_close(model(pixel_values).vertices, small(pixel_values).vertices)
 
     @pytest.mark.parametrize("image_size", [0, 90])
     def test_no_size_of_whole_patches(self, image_size: int) -> None:
