@@ -19,6 +19,13 @@ from .hand_boxes import Detection, Side, clip_box, whole_box, without_duplicates
 from .mediapipe_detector import DetectorUnavailableError, MediaPipeDetector, why_no_mediapipe
 
 _HAND_LABEL = re.compile(r"(?<![a-z])(?:(?:left|right|human|person)[ _-]?)?(?:hands?|palms?)(?![a-z])", re.IGNORECASE)
+# Words for our own detector, and when it looks closer for small hands.
+OPEN_DETECTORS = {
+    "open": "if-small",
+    "hand-detector-tiny-open": "if-small",
+    "open-fine": "always",
+    "open-fast": "never",
+}
 _SIDE_LABEL = re.compile(r"(?<![a-z])(left|right)", re.IGNORECASE)
 
 
@@ -33,7 +40,8 @@ class HandDetector(Protocol):
             may in addition have `refinements`, how often crops are moved to the hands that they show.
 
     One that may be mistaken can let a mesh network judge: `candidates(image)` gives more than `detect` does, and
-    `accepts(detection_score, hand_score)` says which of them are hands, see `open_detector`.
+    `accepts(detection_score, hand_score)` says which of them are hands, see `open_detector`. One with a network can let
+    a pipeline take that to its own device: `to(device)`.
     """
 
     name: str
@@ -125,6 +133,12 @@ class HubDetector:
             known = ", ".join(map(str, list(self._pipeline.model.config.id2label.values())[:8]))
             raise InputError(f"detector {self.name!r} knows no hands (its labels: {known}, ...); name another")
 
+    def to(self, device: Any) -> "HubDetector":
+        """Itself, with its network on a device."""
+        self._pipeline.model.to(device)
+        self._pipeline.device = self._pipeline.model.device
+        return self
+
     def detect(self, image: np.ndarray) -> list[Detection]:
         """See `HandDetector.detect`."""
         from PIL import Image
@@ -143,9 +157,10 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
 
     Args:
         choice: "auto" (our own; where it is not, in code that came from the Hub, MediaPipe if it works there),
-            "open" (our own, also by its checkpoint's name), "open-fine" (our own, which then looks for small hands,
-            too, and takes four times as long), "mediapipe", "none" or "whole-image" (None too), the Hub id or folder
-            of a detector of our own kind or of any object detector, or an object with a `detect` method.
+            "open" (our own, also by its checkpoint's name; it looks closer where hands are small, which takes four
+            times as long), "open-fine" (it always does), "open-fast" (it never does), "mediapipe", "none" or
+            "whole-image" (None too), the Hub id or folder of a detector of our own kind or of any object detector, or
+            an object with a `detect` method.
 
     Raises:
         DetectorUnavailableError: what is asked for is not there.
@@ -158,8 +173,8 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
         return MediaPipeDetector()
     if choice == "auto":
         return open_detector() or _second_choice()
-    if choice in ("open", "open-fine", "hand-detector-tiny-open"):
-        detector = open_detector(fine=choice == "open-fine")
+    if choice in OPEN_DETECTORS:
+        detector = open_detector(fine=OPEN_DETECTORS[choice])
         if detector is None:
             raise DetectorUnavailableError("our own detector comes with the package: pip install handmim")
         return detector
@@ -168,8 +183,8 @@ def resolve_detector(choice: Any = "auto") -> HandDetector:
         if "/" in name or Path(name).is_dir():
             return open_detector(name) or HubDetector(name)
         raise InputError(
-            "detector must be 'auto', 'open', 'open-fine', 'mediapipe', 'whole-image', a folder or the Hub id of an "
-            f"object detector, got {name!r}"
+            "detector must be 'auto', 'open', 'open-fine', 'open-fast', 'mediapipe', 'whole-image', a folder or the "
+            f"Hub id of an object detector, got {name!r}"
         )
     if callable(getattr(choice, "detect", None)):
         return choice
@@ -188,19 +203,19 @@ def _second_choice() -> HandDetector:
 def available_detectors() -> list[str]:
     """Names that `resolve_detector` takes and that work in this installation, the one "auto" takes first."""
     return [
-        *(["open", "open-fine"] if open_detector() else []),
+        *(["open", "open-fine", "open-fast"] if open_detector() else []),
         *([] if why_no_mediapipe() else ["mediapipe"]),
         "whole-image",
     ]
 
 
-def open_detector(source: str | None = None, fine: bool = False) -> HandDetector | None:
+def open_detector(source: str | None = None, fine: str = "if-small") -> HandDetector | None:
     """Our own detector; None where it is not: a Hub repository carries the code of hand meshes alone.
 
     Args:
         source: folder or Hub id of a checkpoint, loaded at once; None, too, if it is of another kind. By default the
             one in the package.
-        fine: whether that one looks for small hands, too.
+        fine: when that one looks closer for small hands: "if-small", "always" or "never".
     """
     if __name__.startswith("transformers_modules."):
         return None
@@ -208,8 +223,7 @@ def open_detector(source: str | None = None, fine: bool = False) -> HandDetector
     module = import_module(".open_detector", __package__)
     if source is not None:
         return module.OpenHandDetector(source).load() if module.is_open_detector(source) else None
-    here = module.OpenHandDetector.is_here()
-    return module.OpenHandDetector(fine_size=module.FINE_SIZE if fine else None) if here else None
+    return module.OpenHandDetector(fine=fine) if module.OpenHandDetector.is_here() else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

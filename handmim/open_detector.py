@@ -4,7 +4,7 @@ import math
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -18,7 +18,9 @@ MESH_WEIGHT, CANDIDATE_SHARE = 0.15, 2 / 3
 # By the longer side of a hand's box over the picture's: from where on hands are looked for at the coarse side, too, and
 # up to where at the fine one.
 LARGE, SMALL = 0.3, 0.15
-FINE_SIZE = 768  # of "open-fine"; what it and another side find is in the card
+FINE = 2  # the fine side over the checkpoint's own; what it and another one find is in the card
+FineLook = Literal["if-small", "always", "never"]
+_NAME_ENDINGS = {"if-small": "", "always": "-fine", "never": "-fast"}
 SIDES: tuple[Side | None, ...] = ("left", "right", None)  # by label, see `image_processing_hand_detector`
 
 
@@ -28,13 +30,14 @@ class OpenHandDetector:
     Args:
         source: folder or Hub id of the checkpoint; by default the one in the package.
         min_score: least score of a hand; None: what the checkpoint says.
-        fine_size: px, a multiple of 32: at which side pictures larger than the checkpoint's own side are looked
-            at once more, for small hands; None: they are not.
+        fine: when pictures larger than the checkpoint's own side are looked at once more, at twice that side, for small
+            hands: "if-small", where the first look shows something small that may be a hand; "always"; or "never".
+        device: where the network runs.
 
     The checkpoint is read at the first picture, unless `load` is called before.
 
     Raises:
-        InputError: another `fine_size`.
+        InputError: another `fine`.
         ModelError: by whatever reads it: there is no such checkpoint, it cannot be reached, or it is damaged.
     """
 
@@ -46,14 +49,13 @@ class OpenHandDetector:
         self,
         source: str | os.PathLike = EMBEDDED_DETECTOR,
         min_score: float | None = None,
-        fine_size: int | None = None,
+        fine: FineLook = "if-small",
+        device: Any = "cpu",
     ) -> None:
-        self.source, self.min_score, self.fine_size = os.fspath(source), min_score, fine_size
-        self.name = "open" if Path(source) == EMBEDDED_DETECTOR else self.source
-        if fine_size is not None:
-            if fine_size < 32 or fine_size % 32:
-                raise InputError(f"fine_size must be a multiple of 32, got {fine_size}")
-            self.name += "-fine" if fine_size == FINE_SIZE else f"-{fine_size}"
+        if fine not in _NAME_ENDINGS:
+            raise InputError(f"fine must be one of {', '.join(get_args(FineLook))}, got {fine!r}")
+        self.source, self.min_score, self.fine, self.device = os.fspath(source), min_score, fine, device
+        self.name = ("open" if Path(source) == EMBEDDED_DETECTOR else self.source) + _NAME_ENDINGS[fine]
 
     @staticmethod
     def is_here() -> bool:
@@ -65,13 +67,32 @@ class OpenHandDetector:
         _ = self._network
         return self
 
+    def to(self, device: Any) -> "OpenHandDetector":
+        """Itself, with its network on a device."""
+        self.device = device
+        if "_network" in self.__dict__:
+            self._network[0].to(device)
+        return self
+
     def detect(self, image: np.ndarray) -> list[Detection]:
         """See `detection.HandDetector.detect`."""
-        return self._find(image, self._least_score)
+        return [hand for hand in self.candidates(image) if hand.score >= self._least_score]
 
     def candidates(self, image: np.ndarray) -> list[Detection]:
-        """The same, and what is a little less likely a hand; `accepts` tells which are hands."""
-        return self._find(image, CANDIDATE_SHARE * self._least_score)
+        """The same, and what is a little less likely a hand; `accepts` tells which are hands.
+
+        A hand that fills a large picture is more than the network's cells see, so that those are taken from a coarse
+        look. A small one is too few pixels; it is looked for at a finer side, if the picture has more pixels at all.
+        """
+        _, processor = self._network
+        unit = max(image.shape[:2])
+        found = self._look(image, processor.size["height"])
+        if processor.coarse_size is not None:
+            found += _of_size(self._look(image, processor.coarse_size), LARGE * unit, unit)
+        fine_side = min(FINE * processor.size["height"], 32 * math.ceil(unit / 32))
+        if fine_side > processor.size["height"] and self._looks_closer(found, unit):
+            found += _of_size(self._look(image, fine_side), 0, SMALL * unit)
+        return without_duplicates(found, processor.overlap)[: processor.max_hands]
 
     def accepts(self, detection_score: float, hand_score: float) -> bool:
         """Whether a candidate is a hand, given what a mesh network says of its crop.
@@ -86,34 +107,19 @@ class OpenHandDetector:
     def _least_score(self) -> float:
         return self._network[1].min_score if self.min_score is None else self.min_score
 
-    def _find(self, image: np.ndarray, least_score: float) -> list[Detection]:
-        """Hands that the network sees in the picture at its own side, and at those of `_further_looks`."""
-        _, processor = self._network
-        found, longer_side = self._look(image, least_score, processor), max(image.shape[:2])
-        for side, least, most in self._further_looks(longer_side):
-            for hand in self._look(image, least_score, self._resized(side)):
-                if least * longer_side <= (hand.box[2:] - hand.box[:2]).max() <= most * longer_side:
-                    found.append(hand)
-        return without_duplicates(found, processor.overlap)[: processor.max_hands]
+    def _looks_closer(self, found: list[Detection], unit: float) -> bool:
+        """Whether small hands are worth a finer look: where there is one, there are others that are not seen yet."""
+        return self.fine == "always" or (self.fine == "if-small" and bool(_of_size(found, 0, SMALL * unit)))
 
-    def _further_looks(self, longer_side: int) -> list[tuple[int, float, float]]:
-        """Sides, and least and most of a hand's share of the picture's `longer_side` for it to be taken from there.
-
-        A hand that fills a large picture is more than the network's cells see; a small one in a small picture is too
-        few pixels, of which a picture has no more than its own.
-        """
-        _, processor = self._network
-        looks = [] if processor.coarse_size is None else [(processor.coarse_size, LARGE, 1.0)]
-        fine = min(self.fine_size or 0, 32 * math.ceil(longer_side / 32))
-        return [*looks, (fine, 0.0, SMALL)] if fine > processor.size["height"] else looks
-
-    def _look(self, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
-        """What the network says of a picture in the processor's size."""
+    def _look(self, image: np.ndarray, side: int) -> list[Detection]:
+        """What the network takes for candidates in a picture that is `side` pixels large."""
         import torch
 
-        model, _ = self._network
+        model, processor = self._network
+        processor = type(processor).from_dict(processor.to_dict() | {"size": {"height": side, "width": side}})
         with torch.inference_mode():
-            outputs = model(processor(image, return_tensors="pt")["pixel_values"])
+            outputs = model(processor(image, return_tensors="pt")["pixel_values"].to(self.device))
+        least_score = CANDIDATE_SHARE * self._least_score
         (found,) = processor.post_process_object_detection(outputs, least_score, [image.shape[:2]])
         rows = zip(*(found[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)
         detections = [(clip_box(np.array(box), image), SIDES[label], score) for box, label, score in rows]
@@ -132,12 +138,7 @@ class OpenHandDetector:
 
         with checkpoint_errors(self.source):
             model = HandDetectorForObjectDetection.from_pretrained(self.source, dtype="float32").eval()
-            return fold_norms(model), HandDetectorImageProcessor.from_pretrained(self.source)
-
-    def _resized(self, side: int) -> Any:
-        """The image processor, at another side."""
-        _, processor = self._network
-        return type(processor).from_dict(processor.to_dict() | {"size": {"height": side, "width": side}})
+            return fold_norms(model).to(self.device), HandDetectorImageProcessor.from_pretrained(self.source)
 
 
 def is_open_detector(source: str | os.PathLike) -> bool:
@@ -151,6 +152,11 @@ def is_open_detector(source: str | os.PathLike) -> bool:
     except (OSError, TypeError):  # the second of older versions of transformers, where the file holds a list
         return False
     return isinstance(config, dict) and config.get("model_type") == HandDetectorConfig.model_type
+
+
+def _of_size(found: list[Detection], least: float, most: float) -> list[Detection]:
+    """Those of which the box's longer side is `least` to `most` pixels."""
+    return [hand for hand in found if least <= (hand.box[2:] - hand.box[:2]).max() <= most]
 
 
 def _log_odds(chance: float) -> float:

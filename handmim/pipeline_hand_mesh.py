@@ -114,9 +114,14 @@ class HandMeshPipeline(Pipeline):
 
     @property
     def detector(self) -> HandDetector:
-        """What finds the hands where no boxes are given; its `name` says which. Built when first asked for."""
+        """What finds the hands where no boxes are given; its `name` says which. Built when first asked for.
+
+        One that is asked for by a word runs where the network does, if it can; an object stays where it is.
+        """
         if self._detector is None:
             self._detector = resolve_detector(self._detector_choice)
+            if self._detector is not self._detector_choice and hasattr(self._detector, "to"):
+                self._detector.to(self.device)
         return self._detector
 
     def __call__(
@@ -273,8 +278,8 @@ class HandMeshPipeline(Pipeline):
             owners += [(index, row) for row, _ in tries]
         known = {"boxes": boxes, "handedness": sides, "intrinsics": cameras}
         size, scale = self.model.config.image_size, self.image_processor.box_scale
-        wide = widen(size, scale) if self.tta else {}
-        inputs = self.image_processor(images, **known, return_tensors="pt", **wide)
+        crop = widen(size, scale) if self.tta else {"size": size}
+        inputs = self.image_processor(images, **known, return_tensors="pt", **crop)
         hands: list[list[Any]] = [[None] * len(job.sides) for job in jobs]
         if owners:
             outputs = self._run(inputs, maps)

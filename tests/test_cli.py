@@ -218,7 +218,7 @@ def test_info(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
         "open hand",
         "MANO right",
         "detectors",
-        "open, open-fine, whole-image (mediapipe is not installed; pip install handmim[detect])",
+        "open, open-fine, open-fast, whole-image (mediapipe is not installed; pip install handmim[detect])",
         "checkpoint",
     ):
         assert word in text

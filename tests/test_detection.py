@@ -133,7 +133,7 @@ def test_mediapipe_of_old_wheels_mirrors_sides(mediapipe: types.ModuleType):
 def test_mediapipe_of_new_wheels_needs_its_task_file(
     mediapipe: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert available_detectors() == ["open", "open-fine", "whole-image"]
+    assert available_detectors() == ["open", "open-fine", "open-fast", "whole-image"]
     with pytest.raises(DetectorUnavailableError, match=mediapipe_detector.TASK_FILE_VARIABLE):
         MediaPipeDetector()
     with pytest.raises(DetectorUnavailableError, match="does not exist"):
@@ -141,7 +141,7 @@ def test_mediapipe_of_new_wheels_needs_its_task_file(
     task = tmp_path / mediapipe_detector.TASK_FILE_NAME
     task.touch()
     monkeypatch.setenv(mediapipe_detector.TASK_FILE_VARIABLE, str(tmp_path))
-    assert available_detectors() == ["open", "open-fine", "mediapipe", "whole-image"]
+    assert available_detectors() == ["open", "open-fine", "open-fast", "mediapipe", "whole-image"]
     (found,) = resolve_detector("mediapipe").detect(IMAGE)
     assert found.handedness == "right"
     ((kind, options),) = mediapipe.calls
@@ -226,6 +226,7 @@ def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_hub_detector_runs_any_object_detector(tiny_detector: Path):
     detector = resolve_detector(tiny_detector)
     assert detector.name == str(tiny_detector) and detector.labels == {"right hand"}
+    assert HubDetector(tiny_detector).to("meta")._pipeline.device.type == "meta"
     detector.min_score, detector.overlap = 0.0, 1.0
     for found in detector.detect(IMAGE):
         assert found.handedness == "right" and 0 <= found.score <= 1

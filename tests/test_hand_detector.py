@@ -272,18 +272,34 @@ def test_our_detector_reads_its_checkpoint_once_and_goes_to_workers(folder: Path
     assert [hand.box.tolist() for hand in again] == [hand.box.tolist() for hand in found]
 
 
+def test_its_network_can_be_moved(folder: Path):
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    detector = OpenHandDetector(folder, min_score=0.0, device="meta")
+    assert detector._network[0].device.type == "meta"  # no picture can be looked at there: it holds no numbers
+    assert OpenHandDetector(folder, min_score=0.0).load().to("meta")._network[0].device.type == "meta"
+    assert OpenHandDetector(folder, min_score=0.0, device="meta").to("cpu").detect(picture)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_finds_the_same(folder: Path):
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    here, there = (OpenHandDetector(folder, min_score=0.0, device=device).detect(picture) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose([hand.score for hand in there], [hand.score for hand in here], atol=1e-3)
+
+
 def test_large_hands_are_looked_for_in_a_smaller_picture_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
     picture = np.zeros((60, 80, 3), np.uint8)
     alone = OpenHandDetector(folder, min_score=0.0).candidates(picture)
     HandDetectorImageProcessor(size=64, coarse_size=32, max_hands=3).save_pretrained(folder)
     detector = OpenHandDetector(folder, min_score=0.0)
-    coarse = [hand.box for hand in detector._look(picture, 0.0, detector._resized(32))]
+    coarse = [hand.box for hand in detector._look(picture, 32)]
     assert coarse and not any((box == hand.box).all() for box in coarse for hand in alone)
 
-    def look(self: OpenHandDetector, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
+    def look(self: OpenHandDetector, image: np.ndarray, side: int) -> list[Detection]:
         near = [([0, 0, 40, 40], 0.9), ([50, 10, 60, 20], 0.5)]
         far = [([1, 0, 41, 40], 0.95), ([40, 20, 70, 58], 0.4), ([70, 0, 79, 9], 0.99), ([0, 40, 30, 59], 0.2)]
-        rows = far if processor.size["height"] == 32 else near
+        rows = far if side == 32 else near
         return [Detection(np.array(box, float), None, score) for box, score in rows]
 
     monkeypatch.setattr(OpenHandDetector, "_look", look)
@@ -291,34 +307,58 @@ def test_large_hands_are_looked_for_in_a_smaller_picture_too(folder: Path, monke
     assert [(hand.box[0], hand.score) for hand in found] == [(1, 0.95), (50, 0.5), (40, 0.4)]
 
 
-def test_small_hands_are_looked_for_in_a_larger_picture_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def looks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sides at which a detector of 64 px has looked; it sees a large hand, and in light a small one."""
     HandDetectorImageProcessor(size=64, max_hands=3).save_pretrained(folder)
     seen = []
 
-    def look(self: OpenHandDetector, image: np.ndarray, least_score: float, processor: Any) -> list[Detection]:
-        seen.append(processor.size["height"])
+    def look(self: OpenHandDetector, image: np.ndarray, side: int) -> list[Detection]:
+        seen.append(side)
         whole = [([0, 0, 90, 90], 0.9), ([150, 10, 170, 28], 0.5)]
         fine = [([2, 0, 90, 90], 0.95), ([151, 10, 170, 29], 0.8), ([100, 50, 111, 60], 0.4)]
-        return [Detection(np.array(box, float), None, score) for box, score in (whole if seen[-1] == 64 else fine)]
+        rows = (whole if image.any() else whole[:1]) if side == 64 else fine
+        return [Detection(np.array(box, float), None, score) for box, score in rows]
 
     monkeypatch.setattr(OpenHandDetector, "_look", look)
-    detector = OpenHandDetector(folder, fine_size=256)
-    found = detector.detect(np.zeros((180, 200, 3), np.uint8))  # the surer box of a small hand; a large one as it was
+    return seen
+
+
+SHOWN, HIDDEN = np.ones((180, 200, 3), np.uint8), np.zeros((180, 200, 3), np.uint8)  # the small hand at first sight
+
+
+def test_where_one_hand_is_small_others_are_looked_for_in_a_larger_picture(folder: Path, looks: list[int]):
+    detector = OpenHandDetector(folder)
+    found = detector.detect(SHOWN)  # the surer box of a small hand; a large one as it was
     assert [(hand.box[0], hand.score) for hand in found] == [(0, 0.9), (151, 0.8), (100, 0.4)]
-    assert seen == [64, 224]  # no larger than the picture
-    for size, sides in (((60, 64), [64]), ((300, 400), [64, 256])):
-        seen.clear()
-        detector.detect(np.zeros((*size, 3), np.uint8))
-        assert seen == sides
+    assert looks == [64, 128]
+    looks.clear()
+    assert [hand.score for hand in detector.detect(HIDDEN)] == [0.9] and looks == [64]
 
 
-def test_the_fine_look_has_a_name(folder: Path):
-    names = {"open": "open", "hand-detector-tiny-open": "open", "open-fine": "open-fine"}
+@pytest.mark.parametrize(
+    ("fine", "picture", "sides"),
+    [("always", HIDDEN, [64, 128]), ("never", SHOWN, [64]), ("if-small", SHOWN, [64, 128])],
+)
+def test_a_closer_look_can_be_had_always_or_never(
+    folder: Path, looks: list[int], fine: Any, picture: np.ndarray, sides: list[int]
+):
+    OpenHandDetector(folder, fine=fine).detect(picture)
+    assert looks == sides
+
+
+@pytest.mark.parametrize(("size", "sides"), [((60, 64), [64]), ((90, 70), [64, 96]), ((300, 400), [64, 128])])
+def test_no_look_is_closer_than_the_picture(folder: Path, looks: list[int], size: tuple[int, int], sides: list[int]):
+    OpenHandDetector(folder, fine="always").detect(np.zeros((*size, 3), np.uint8))
+    assert looks == sides
+
+
+def test_each_way_of_looking_has_a_name(folder: Path):
+    names = {"open": "open", "hand-detector-tiny-open": "open", "open-fine": "open-fine", "open-fast": "open-fast"}
     assert {choice: resolve_detector(choice).name for choice in names} == names
-    assert OpenHandDetector(folder, fine_size=640).name == f"{folder}-640"
-    for size in (0, -32, 100):
-        with pytest.raises(InputError, match="multiple of 32"):
-            OpenHandDetector(folder, fine_size=size)
+    assert OpenHandDetector(folder, fine="always").name == f"{folder}-fine"
+    with pytest.raises(InputError, match="if-small, always, never"):
+        OpenHandDetector(folder, fine="sometimes")
 
 
 def test_a_detector_is_no_mesh_model(folder: Path):

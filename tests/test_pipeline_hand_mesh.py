@@ -238,6 +238,38 @@ def test_detector_gives_boxes_and_sides() -> None:
     assert stub_model(detector=Nothing()).pipeline(picture()) == []
 
 
+def test_a_detector_by_name_runs_where_the_network_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Movable:
+        name, refine = "movable", False
+
+        def __init__(self) -> None:
+            self.places: list[Any] = []
+
+        def to(self, device: Any) -> None:
+            self.places.append(device)
+
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            return []
+
+    ours, theirs = Movable(), Movable()
+    monkeypatch.setattr(
+        "handmim.pipeline_hand_mesh.resolve_detector", lambda choice: ours if choice == "open" else choice
+    )
+    pipe = stub_model(detector="open").pipeline
+    assert pipe.detector is ours and ours.places == [pipe.device] and pipe.detector.places == [pipe.device]
+    assert stub_model(detector=theirs).pipeline.detector is theirs and not theirs.places
+
+
+def test_crops_are_as_large_as_the_network_expects() -> None:
+    finder = stub_model()
+    for size in (64, 96):
+        finder.pipeline.model.config.image_size = size
+        seen: list[int] = []
+        finder.pipeline.model.right = lambda pixels, seen=seen: seen.append(pixels.shape[-1]) or torch.ones(len(pixels))
+        finder.pipeline(picture(), boxes=[5, 5, 50, 50], handedness="right")
+        assert seen == [size]
+
+
 def test_rough_boxes_have_a_margin_and_a_second_look() -> None:
     class Rough:
         name, refine, refinements = "rough", False, 1

@@ -8,8 +8,8 @@ Scenes of one, four and nine tiles and of any framing, as in training but of ano
 than any detector's input and shown to each at its own size. A hand is found if a box of its picture overlaps its own by
 half of their union; false positives overlap no hand by a fifth. "Up to" is the longer side of a hand's box over the
 picture's. With `--model` there is a second row for each detector: of its candidates those that it accepts after the
-mesh network has seen them, in the detector's own boxes. `--fine` adds the same with the look for small hands; scenes
-should then be as large (`--size 768`).
+mesh network has seen them, in the detector's own boxes. The detector never looks closer for small hands; `--fine` adds
+the same where it does if it sees one, and where it always does, on scenes that should then be as large (`--size 768`).
 """
 
 import argparse
@@ -24,11 +24,12 @@ from hand_detection import BESIDE, MATCHED, Detect
 from handmim import HandMIM
 from handmim.evaluation.report import table
 from handmim.hand_boxes import Detection, overlap_of
-from handmim.open_detector import EMBEDDED_DETECTOR, FINE_SIZE, OpenHandDetector
+from handmim.open_detector import EMBEDDED_DETECTOR, FineLook, OpenHandDetector
 from handmim.training.datasets.hand_scenes import HandScenes
 from handmim.training.datasets.items import Item
 
 SEED = 97
+LOOKS: tuple[FineLook, ...] = ("never", "if-small", "always")
 SIZES = (0.08, 0.15, 0.3, 1.0)
 VARIETIES = {
     "hands": {"base": "scene"},
@@ -41,13 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detector", type=Path, nargs="+", default=[EMBEDDED_DETECTOR], help="folders")
     parser.add_argument("--model", help="mesh checkpoint, folder or Hub id, or 'embedded'")
-    parser.add_argument("--fine", action="store_true", help="also with a fine look")
+    parser.add_argument("--fine", action="store_true", help="also with closer looks")
     parser.add_argument("--scenes", type=int, default=512, help="of each kind")
     parser.add_argument("--size", type=int, default=480, help="px; a multiple of 48")
     args = parser.parse_args()
     for kind, variety in VARIETIES.items():
         scenes = HandScenes(args.scenes, seed=SEED, size=args.size, variety=variety)
-        looks = [(folder, fine) for folder in args.detector for fine in (None, FINE_SIZE)[: 1 + args.fine]]
+        looks = [(folder, fine) for folder in args.detector for fine in (LOOKS if args.fine else LOOKS[:1])]
         methods = {name: detect for look in looks for name, detect in methods_of(*look, args.model)}
         found: dict[str, list[list[Detection]]] = {name: [] for name in methods}
         items = []
@@ -61,10 +62,10 @@ def main() -> None:
         print(f"{args.scenes} scenes of {kind}\n{table(rows, tuple(next(iter(rows.values()))))}\n", flush=True)
 
 
-def methods_of(folder: Path, fine_size: int | None, model: str | None) -> list[tuple[str, Detect]]:
+def methods_of(folder: Path, fine: FineLook, model: str | None) -> list[tuple[str, Detect]]:
     """A detector alone and, if there is a mesh checkpoint, with its judgement."""
-    detector = OpenHandDetector(folder, fine_size=fine_size)
-    name = folder.name if fine_size is None else f"{folder.name}, fine"
+    detector = OpenHandDetector(folder, fine=fine)
+    name = folder.name if fine == "never" else f"{folder.name}, closer {fine}"
     alone = [(name, detector.detect)]
     if model is None:
         return alone

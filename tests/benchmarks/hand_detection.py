@@ -6,8 +6,8 @@ r"""Where are the hands: our detector, the whole picture with refinements, and M
 
 Recall is the share of known hands whose box a found one overlaps by half of their union; a false positive overlaps no
 known hand by a fifth, whether the photo has unlabelled hands or not. Sides count on hands that are found; for our
-detector there are further rows, of what the front door gives: the mesh model judges candidates and says sides; "fine",
-of the detector that looks for small hands, too.
+detector there are further rows, of what the front door gives: the mesh model judges candidates and says sides; "fine"
+and "fast" of the detector that always or never looks closer for small hands.
 `--no-hands` adds a folder of photos that show none. Pictures a second are of one process with all of its threads, from
 pixels to boxes. `--out` writes what `conversion/build_model_cards.py` makes a card of.
 """
@@ -31,7 +31,7 @@ from handmim.hand import HandMIM
 from handmim.hand_boxes import JOINT_MARGIN, box_around, clip_box, overlap_of
 from handmim.images import IMAGE_SUFFIXES, load_image
 from handmim.model_card_detections import FORMAT, file_checksum
-from handmim.open_detector import EMBEDDED_DETECTOR, FINE_SIZE, OpenHandDetector
+from handmim.open_detector import EMBEDDED_DETECTOR, OpenHandDetector
 
 sys.path.insert(0, str(Path(__file__).parent))
 from real_photos import run_mediapipe
@@ -64,11 +64,15 @@ def main() -> None:
         ours._network[1].size = {"height": args.size, "width": args.size}
     model = None if args.model == "embedded" else args.model
     mesh = HandMIM.from_pretrained(model, detector=ours)
-    fine = HandMIM.from_pretrained(model, detector=OpenHandDetector(args.detector, args.min_score, FINE_SIZE))
+    fine, fast = (
+        HandMIM.from_pretrained(model, detector=OpenHandDetector(args.detector, args.min_score, look))
+        for look in ("always", "never")
+    )
     methods: dict[str, Detect] = {
         "open": ours.detect,
         "open, with the mesh": lambda image: through(mesh, image),
         "fine, with the mesh": lambda image: through(fine, image),
+        "fast, with the mesh": lambda image: through(fast, image),
     }
     if not args.only_ours:
         whole = HandMIM.from_pretrained(model, detector=WholeImage())
