@@ -349,6 +349,33 @@ def test_one_change_of_variety_leaves_the_rest_alone(change: dict[str, Any], ima
     )
 
 
+def test_pictures_from_afar_have_lost_what_is_fine_and_nothing_else():
+    """They hold no frequencies beyond those of 64 px; the others, and all labels, are as they were."""
+    near, some, far = (
+        generate(2, range(24), size=192, variety={"borders": False, "far": share, "faults": ["compression"]})
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert all(torch.equal(value, far.labels[name]) or value.isnan().any() for name, value in near.labels.items())
+    as_near, as_far = ((some.images == other.images).flatten(1).all(1) for other in (near, far))
+    assert (as_near ^ as_far).all() and 4 < as_far.sum() < 20
+    alone = generate(2, [7], size=192, variety={"borders": False, "far": 1.0, "faults": ["compression"]})
+    assert torch.equal(alone.images[0], far.images[7])
+    fine = [_energy_beyond(batch.images, 40) for batch in (near, far)]
+    assert (fine[1] < 0.35 * fine[0]).all()
+    means = [batch.images.float().mean((1, 2)) for batch in (near, far)]
+    torch.testing.assert_close(means[1], means[0], atol=4.0, rtol=0)
+    small = [generate(2, range(8), size=16, variety={"far": share}).images for share in (0.0, 1.0)]
+    assert torch.equal(*small)  # already so small
+
+
+def _energy_beyond(images: torch.Tensor, frequency: int) -> torch.Tensor:
+    """(B,) of the luminance of (B, S, S, 3), at more than so many periods a picture."""
+    window = torch.hann_window(images.shape[1])  # the picture's ends do not meet
+    spectrum = torch.fft.fft2(images.float().mean(-1) * window * window[:, None]).abs().square()
+    axis = torch.fft.fftfreq(images.shape[1], 1 / images.shape[1]).abs()
+    return spectrum[:, (axis[:, None] > frequency) | (axis > frequency)].sum(1)
+
+
 def test_colliding_fingers_are_let_through_when_asked():
     free, apart = (sample_angles(SampleRandom(3, torch.arange(256)), Variety(collisions=c)) for c in (True, False))
     anatomy = open_hand_anatomy("cpu")
@@ -372,6 +399,7 @@ def test_colliding_fingers_are_let_through_when_asked():
         ({"poses": [1, 0]}, "poses must be 5 shares"),
         ({"views": [0, 0, 0, 0, 0]}, "not all 0"),
         ({"faults": ["dust"]}, "faults must be some of blur, resolution"),
+        ({"far": -0.1}, r"far must be a number in \[0, 1\]"),
         ({"borders": 1}, "borders must be true or false, got 1"),
     ],
 )

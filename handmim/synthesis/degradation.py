@@ -17,6 +17,8 @@ GREY_SHARE = 0.12
 # Crops that reach beyond the picture's border: their share, how many of their sides, how far (share of the side).
 BEYOND_SHARE, BEYOND_SIDES, BEYOND_DEPTH = 0.4, 0.6, 0.22
 BEYOND_LEVEL = 127  # the image processor fills with the middle of the range
+# Sides in pixels that pictures from afar had before they were enlarged.
+FAR_SIDES = (24, 32, 40, 48, 64)
 _NOISE_LENGTH = 1 << 20
 
 # ITU-T T.81, annex K: the example quantisation table of luminance at quality 50.
@@ -161,8 +163,28 @@ def compress(random: SampleRandom, picture: Tensor) -> Tensor:
     return picture
 
 
-def degrade(random: SampleRandom, picture: Tensor, faults: Collection[str] = FAULTS) -> Tensor:
-    """From linear light (B, 3, S, S) to the file's pixels, uint8 (B, S, S, 3), by a camera with some of `FAULTS`."""
+def from_afar(random: SampleRandom, picture: Tensor, share: float) -> Tensor:
+    """A share of the pictures (B, 3, S, S) as crops of few pixels, compressed as such and enlarged. sRGB, in place."""
+    size = picture.shape[-1]
+    far, kind = random.bernoulli(share), random.integers((), 0, len(FAR_SIDES))
+    for k, side in enumerate(FAR_SIDES):
+        chosen = _chosen(far & (kind == k))
+        if len(chosen) and side < size:
+            small = F.interpolate(picture[chosen], (side, side), mode="bilinear", antialias=True)
+            small = compress(random.fork("compress").select(chosen), small)
+            picture[chosen] = F.interpolate(small, (size, size), mode="bilinear")
+    return picture
+
+
+def degrade(random: SampleRandom, picture: Tensor, faults: Collection[str] = FAULTS, far: float = 0.0) -> Tensor:
+    """From linear light (B, 3, S, S) to the file's pixels, uint8 (B, S, S, 3).
+
+    Args:
+        random: Its draws.
+        picture: Is changed.
+        faults: Of the camera, some of `FAULTS`.
+        far: Share of pictures that are of a few pixels, and enlarged.
+    """
     if "blur" in faults:
         picture = blur(random.fork("blur"), picture)
     if "resolution" in faults:
@@ -172,6 +194,8 @@ def degrade(random: SampleRandom, picture: Tensor, faults: Collection[str] = FAU
         picture = sensor(random.fork("sensor"), picture)
     if "compression" in faults:
         picture = compress(random.fork("compress"), picture)
+    if far:
+        picture = from_afar(random.fork("far"), picture, far)
     return _quantised(picture)
 
 

@@ -173,7 +173,7 @@ class _Scene:
         body = self._draw_people(back)
         picture = self._draw_hands(back, body)
         picture = self._draw_things(picture)
-        images = degrade(self.random.fork("degradation"), picture, self.variety.faults)
+        images = degrade(self.random.fork("degradation"), picture, self.variety.faults, self.variety.far)
         if self.variety.borders:
             images, grey = reach_beyond_border(self.random.fork("border"), images)
             self.mask &= ~grey

@@ -37,6 +37,7 @@ class Variety:
         shadows: share of pictures in which the hand darkens what is behind it.
         photos: share of pictures with a photo behind the hand, where `generate` is given any.
         faults: some of `FAULTS`; without "colour" the camera has an ideal curve.
+        far: share of pictures that are of 24 to 64 pixels, and enlarged.
         borders: grey bands, as where a crop reaches beyond its picture.
     """
 
@@ -57,6 +58,7 @@ class Variety:
     shadows: float = 0.33
     photos: float = 0.5
     faults: tuple[str, ...] = FAULTS
+    far: float = 0.0
     borders: bool = True
 
     def __post_init__(self) -> None:

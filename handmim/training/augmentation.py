@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from handmim.synthesis.degradation import FAR_SIDES
+
 # Weights of R, G, B in luminance (ITU-R BT.601), as in the usual colour jitter.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 # The chroma plane of YIQ: hue turns colours about the grey axis in it.
@@ -42,6 +44,7 @@ class Augmentation:
             upright direction).
         brightness, contrast, saturation: Factors in [1 - x, 1 + x], uniform (iBOT: 0.4, 0.4, 0.2).
         hue: Colours are turned by up to this share of the circle (iBOT: 0.1).
+        far: Share of crops that are of 24 to 64 pixels, and enlarged, as those of small hands are. Ours.
     """
 
     scale: float = 0.25
@@ -51,6 +54,7 @@ class Augmentation:
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
+    far: float = 0.0
 
     def __post_init__(self) -> None:
         upper = {"rotation": 180.0, "hue": 0.5, "scale": math.inf}
@@ -93,6 +97,19 @@ class Augmentation:
         centre = np.full(2, (size - 1) / 2)
         offset = centre + self.translation * size * np.array(shift) - linear @ centre
         return np.concatenate([linear, offset[:, None]], 1)
+
+    def take_far(self, generator: np.random.Generator, crop: np.ndarray) -> np.ndarray:
+        """A crop (S, S, 3) uint8 as it is, or as it looks from so far away that it has a few pixels.
+
+        Draws nothing where no crop is far, so that recipes without see the pictures that they always saw.
+        """
+        if not self.far or generator.random() >= self.far:
+            return crop
+        side = int(generator.choice(FAR_SIDES))
+        if side >= len(crop):
+            return crop
+        small = Image.fromarray(crop).resize((side, side), Image.Resampling.BILINEAR)
+        return np.array(small.resize(crop.shape[1::-1], Image.Resampling.BILINEAR))
 
     def draw_colour(self, generator: np.random.Generator, mean_grey: float) -> np.ndarray:
         """A random affine map of RGB: brightness, then contrast, saturation and hue, in one matrix.

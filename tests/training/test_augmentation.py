@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from handmim.training.augmentation import LUMINANCE, Augmentation
+from handmim.training.augmentation import LUMINANCE, Augmentation, random_generator
 
 COLOURS = np.random.default_rng(0).uniform(0, 255, (20, 3))
 MEAN = 90.0
@@ -56,3 +56,22 @@ def test_hue_turns_colours_about_the_greys(draw: float) -> None:
 
 def test_nothing_is_drawn_without_strength() -> None:
     np.testing.assert_allclose(recoloured((1, -1, 1, -1)), COLOURS, atol=1e-9)
+
+
+def test_a_share_of_crops_is_from_afar() -> None:
+    """Enlarged without a shift, from a few pixels; of the others, and without a share, nothing changes."""
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    blurred = 0
+    for index in range(60):
+        crop = Augmentation(far=0.5).take_far(random_generator(0, 0, index), noise)
+        blurred += crop.std() < 0.75 * noise.std()
+        assert crop is noise or crop.std() < 0.75 * noise.std()
+    assert 15 < blurred < 45
+    generator = random_generator(0, 0, 0)
+    assert Augmentation().take_far(generator, noise) is noise
+    assert generator.random() == random_generator(0, 0, 0).random()  # nothing was drawn
+    ramp = np.broadcast_to(np.arange(96, dtype=np.uint8)[None, :, None], (96, 96, 3))
+    far = Augmentation(far=1.0).take_far(generator, ramp)
+    np.testing.assert_allclose(far[:, 8:-8], ramp[:, 8:-8], atol=1)
+    small = noise[:24, :24]
+    assert Augmentation(far=1.0).take_far(generator, small).tolist() == small.tolist()

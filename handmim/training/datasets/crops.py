@@ -163,6 +163,7 @@ class HandCrops(HandItems):
             foreground = read_mask_of(sample, image, "foreground").astype(np.uint8) * 255
             masks = (warp(mask, affine, self.size, fill=0) for mask in (foreground, np.full_like(foreground, 255)))
             crop = lay_over(behind, crop, *masks)
+        crop = self.augmentation.take_far(generator, crop)
         mean_grey = float(crop[::4, ::4].mean((0, 1)) @ LUMINANCE)
         return to_tensor(crop, self.augmentation.draw_colour(generator, mean_grey))
 
