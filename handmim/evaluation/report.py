@@ -275,6 +275,11 @@ def _problem(report: Mapping[str, Any]) -> str | None:
     for name in ("model", "submission"):
         if not isinstance(report.get(name), dict | None):
             return f"its {name!r} is {type(report[name]).__name__}, not dict"
+    limit, trained_on = (report["options"].get(name) for name in ("limit", "trained_on"))
+    if not isinstance(limit, int | None):
+        return f"its limit is {type(limit).__name__}, not int"
+    if trained_on is not None and not (isinstance(trained_on, list) and all(isinstance(x, str) for x in trained_on)):
+        return f"its trained_on must be a list of names, got {trained_on!r:.80}"
     if not all(isinstance(row, dict) for part in ("baselines", "groups") for row in report[part].values()):
         return "a row of its metrics is no dict"
     for row in (report["metrics"], *report["baselines"].values(), *report["groups"].values()):

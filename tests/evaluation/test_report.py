@@ -101,7 +101,9 @@ def test_files_that_are_no_reports(tmp_path: Path, content: str) -> None:
      ("curves", {"c": {"thresholds": [1, 2], "values": [1]}}, "curve 'c'"), ("samples", "3", "'samples' is str"),
      ("curves", {"c": {"thresholds": [1], "values": ["x"]}}, "no number"), ("baselines", {"b": 3}, "no dict"),
      ("curves", {"c": 1}, "curve 'c'"), ("data", None, "'data' is NoneType"), ("groups", [], "'groups'"),
-     ("model", "x", "'model'"), ("omitted", [], "'omitted'"), ("notes", 3, "'notes'")],
+     ("model", "x", "'model'"), ("omitted", [], "'omitted'"), ("notes", 3, "'notes'"),
+     ("options", {"trained_on": [1, 2]}, "list of names, got .1, 2."), ("options", {"trained_on": "x"}, "got 'x'"),
+     ("options", {"limit": "3"}, "limit is str")],
 )  # fmt: skip
 def test_damaged_reports(tmp_path: Path, field: str, value: object, message: str) -> None:
     (tmp_path / "r.json").write_text(json.dumps(make() | {field: value}))
