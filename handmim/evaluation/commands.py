@@ -34,7 +34,8 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--out", type=Path, metavar="DIR",
         help="for all files (default: BENCHMARK-MODEL, of folder and real-photos BENCHMARK-ROOT-MODEL; of --pred none "
-        "are written); a report of other data that is there is not replaced",
+        "are written); a report that is there of other data is not replaced, nor a model's by a "
+        "submission's or the reverse",
     )  # fmt: skip
     evaluate.add_argument("--trained-on", action="append", metavar="NAME", help="training set, for the report")
     evaluate.add_argument("--batch-size", type=positive, default=32, metavar="N", help="hands at a time (default: 32)")

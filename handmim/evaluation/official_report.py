@@ -14,6 +14,7 @@ from ..json_arrays import read_array
 from . import official, report
 from .alignment import scale_translation_align
 from .benchmarks import Benchmark, other_hand_model
+from .kept_reports import Measured, refuse_other_report
 from .official import Protocol
 from .scores import Curve, Scores
 from .submission import load_submission, to_official, validate_submission, write_submission
@@ -53,12 +54,14 @@ def score_file(
     """The report of a submission file; neither a model nor a picture is needed.
 
     Raises:
-        DataError: The file, or the true labels, are missing, damaged or do not fit each other.
+        DataError: The file, or the true labels, are missing, damaged or do not fit each other; or the folder for all
+            files holds a report of something else.
     """
     if args.split not in (None, SPLIT):
         raise DataError(f"submissions are about the split {SPLIT!r}, got {args.split!r}")
     protocol = official.PROTOCOLS[chosen.official]
     truth = true_arrays(args.data, protocol)
+    refuse_other_report(args.out, _measured(chosen, args, truth))
     joints, vertices = load_submission(args.pred, protocol, len(truth[0]))
     joints, vertices, *truth = (None if a is None else a[: args.limit] for a in (joints, vertices, *truth))
     measured = official.score(joints, vertices, *truth, protocol)
@@ -79,6 +82,16 @@ def score_file(
         private=private,
     )
     return built, ([f"{row:08d}" for row in range(len(joints))], scores.per_sample)
+
+
+def _measured(chosen: Benchmark, args: argparse.Namespace, truth: list[np.ndarray]) -> Measured:
+    """What tells a submission's report on the official labels from other reports."""
+
+    def first_checksum(limit: int | None) -> str:
+        return checksum([array[:limit] for array in truth])
+
+    samples, root = len(truth[0][: args.limit]), args.data.resolve().name
+    return Measured(chosen.name, SPLIT, "submission", root, args.limit, samples, "labels_checksum", first_checksum)
 
 
 def score_model(

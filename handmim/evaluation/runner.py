@@ -10,14 +10,13 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
 from . import report as reports
 from .benchmarks import Benchmark, baselines, benchmark, measure, measure_stacks, open_reader
+from .kept_reports import REPORT, Measured, refuse_other_report
 
 if TYPE_CHECKING:
     from ..training.datasets.sample import HandReader
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from .scoring import Truth
 
 USER_FOLDERS = ("folder", "real-photos")  # benchmarks of whatever data the user has
-REPORT = "report.json"
 EMBEDDED = "embedded"  # another name of the default checkpoint
 CHUNKS = "predictions"
 
@@ -34,9 +32,8 @@ def evaluate(args: argparse.Namespace) -> int:
     """Run the command: options as `commands` declares them -> exit code."""
     chosen = benchmark(args.benchmark)
     if args.pred is not None:
-        from .official_report import SPLIT, score_file
+        from .official_report import score_file
 
-        refuse_other_report(args.out, chosen.name, SPLIT)
         report, per_sample = score_file(chosen, args, command(args), _private(args))
         out = args.out
     else:
@@ -68,46 +65,6 @@ def _data_name(root: Path) -> str:
     """Of a data set's folder, which may be named by its manifest."""
     root = root.resolve()
     return root.parent.name if root.is_file() else root.name
-
-
-def refuse_other_report(
-    out: Path | None, benchmark: str, split: str, same_data: Callable[[Mapping[str, Any]], bool] = lambda _: True
-) -> None:
-    """Stop before a folder's report is replaced by one that is about something else.
-
-    Args:
-        out: The folder; None: nothing is written.
-        benchmark, split: What is about to be measured.
-        same_data: Whether a report is about the same labels.
-
-    Raises:
-        DataError: The folder holds such a report, or a report.json from elsewhere.
-    """
-    if out is None or not (out / REPORT).exists():
-        return
-    try:
-        report = reports.load(out / REPORT)
-    except DataError as error:
-        raise DataError(f"{error}; move it away or give another --out") from error
-    if (report["benchmark"], report["split"]) == (benchmark, split) and same_data(report):
-        return
-    data = report["data"].get("root_name")
-    raise DataError(
-        f"{out / REPORT} is about other data ({report['benchmark']}, split {report['split']!r}, of a folder {data!r}) "
-        "and would be lost; give another --out"
-    )
-
-
-def _same_labels(report: Mapping[str, Any], reader: HandReader, truth: Truth, limit: int | None) -> bool:
-    """Whether a report is about a reader's labels, `truth`, or about more or fewer of them by another --limit."""
-    from .scoring import collect
-
-    checksum = report["data"].get("checksum")
-    if checksum is None:  # of a submission
-        return True
-    before = report["options"].get("limit")
-    known = truth if before == limit else collect(reader, before, vertices=False)
-    return checksum == known.checksum
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -177,8 +134,7 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
     hand = _load(args)
     same_hand = reader.hand_model == hand.model.config.hand_model
     truth = collect(reader, args.limit, vertices=same_hand)
-    same_data = partial(_same_labels, reader=reader, truth=truth, limit=args.limit)
-    refuse_other_report(output_folder(args), chosen.name, reader.split, same_data)
+    refuse_other_report(output_folder(args), _measured(chosen, args, reader, truth))
     if same_hand and truth.vertices is None and hasattr(hand.model, "hand_model"):
         truth = with_posed_meshes(truth, reader, copy.deepcopy(hand.model.hand_model).cpu())
     views = DEFAULT_VIEWS if args.tta else ()
@@ -216,6 +172,17 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
         stacks=stacks | {str(len(stacks) + 1): scores.metrics} if stacks else None,
     )
     return report, (truth.ids, scores.per_sample)
+
+
+def _measured(chosen: Benchmark, args: argparse.Namespace, reader: HandReader, truth: Truth) -> Measured:
+    """What tells a model's report on a reader's labels from other reports."""
+    from .scoring import collect
+
+    def checksum(limit: int | None) -> str:
+        return truth.checksum if limit == args.limit else collect(reader, limit, vertices=False).checksum
+
+    root = args.data.resolve().name
+    return Measured(chosen.name, reader.split, "model", root, args.limit, len(truth), "checksum", checksum)
 
 
 def _reader_options(chosen: Benchmark, args: argparse.Namespace) -> dict[str, Any]:

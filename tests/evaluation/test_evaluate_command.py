@@ -357,6 +357,53 @@ def test_a_report_of_other_data_is_not_replaced(
     assert "move it away or give another --out" in capsys.readouterr().err
 
 
+def test_a_submission_replaces_only_reports_of_submissions_on_its_labels(
+    freihand: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """In one folder a model's report and those of submissions to two data sets replaced each other in turn."""
+    out, other, pred = tmp_path / "out", tmp_path / "FreiHAND", tmp_path / "pred.json"
+    other.mkdir()
+    labels = {key: json.loads((freihand / f"evaluation_{key}.json").read_text()) for key in ("xyz", "verts")}
+    pred.write_text(json.dumps(list(labels.values())))
+    for key, values in labels.items():
+        (other / f"evaluation_{key}.json").write_text(json.dumps(values[::-1]))
+    submission = ("freihand", "--pred", pred, "--out", out, "--data")
+    model = ("freihand", "--model", tiny_checkpoint, "--out", out, "--data", freihand)
+    assert handmim("evaluate", *submission, freihand, "--limit", 2) == 0
+    assert handmim("evaluate", *submission, freihand) == 0  # the same labels, and more of them
+    for arguments, message in (
+        ((*submission, other), "other data (freihand, split 'evaluation', of a folder 'FreiHAND')"),
+        (model, "report.json is about a submission, not a model, and would be lost; give another --out"),
+    ):
+        before = (out / "report.json").read_bytes()
+        capsys.readouterr()
+        assert evaluate(*arguments) == 1
+        assert message in capsys.readouterr().err and (out / "report.json").read_bytes() == before
+    (out / "report.json").unlink()
+    assert evaluate(*model) == 0
+    assert handmim("evaluate", *submission, freihand) == 1
+    assert "is about a model, not a submission" in capsys.readouterr().err
+
+
+def test_an_old_report_without_a_check_sum_is_replaced_by_its_repetition_only(
+    freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pred, out = tmp_path / "pred.json", tmp_path / "out"
+    labels = [json.loads((freihand / f"evaluation_{key}.json").read_text()) for key in ("xyz", "verts")]
+    pred.write_text(json.dumps(labels))
+    arguments = ("evaluate", "freihand", "--pred", pred, "--data", freihand, "--out", out)
+    for entry, changed, code in (("root_name", freihand.name, 0), ("root_name", "elsewhere", 1), ("samples", 3, 1)):
+        (out / "report.json").unlink(missing_ok=True)
+        assert handmim(*arguments) == 0
+        old = load(out / "report.json")
+        del old["data"]["labels_checksum"]
+        (old if entry == "samples" else old["data"])[entry] = changed
+        (out / "report.json").write_text(json.dumps(old))
+        capsys.readouterr()
+        assert handmim(*arguments) == code, (entry, changed)
+        assert ("other data" in capsys.readouterr().err) == bool(code)
+
+
 def test_other_crops_and_another_fit_are_named_everywhere() -> None:
     """Figures with and without the fit went into the same folder, under the same name and command."""
     arguments = ["evaluate", "rhd", "--model", "org/name", "--data", "RHD", "--fit-steps", "0", "--limit", "2"]
