@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .evaluation.measures import MEASURES, heading
-from .evaluation.report import marks
+from .evaluation.report import marks, own_data
 from .model_card_reports import checksum, one_line, report_name
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ def result(report: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
         name: entry["value"] for name, entry in report["metrics"].items() if name in MEASURES and MEASURES[name].better
     }
     dataset = {"name": report["title"], "type": report["benchmark"], "split": report["split"]}
-    if marks(report):
-        dataset["config"] = ", ".join(marks(report))  # else figures of one data set are taken for the same
+    apart = [*filter(None, [own_data(report)]), *marks(report)]
+    if apart:
+        dataset["config"] = ", ".join(apart)  # else figures of one data set are taken for the same
     dataset["args"] = {"samples": report["samples"], "report": report_name(report)}
     dataset["args"]["checksum"] = f"sha256:{checksum(report)}"  # bare digits with one e among them would be a number
     entry = {

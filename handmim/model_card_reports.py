@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .evaluation.measures import MEASURES, formatted, heading
-from .evaluation.report import marks
+from .evaluation.report import marks, own_data
 
 # More columns than this do not fit a page: measures are rows then.
 MAX_COLUMNS = 8
@@ -25,7 +25,7 @@ def report_name(report: Mapping[str, Any]) -> str:
     elif "methods" in report:
         parts = [report["benchmark"], "comparison"]
     else:
-        parts = [report["benchmark"], report["split"], *marks(report)]
+        parts = [report["benchmark"], own_data(report) or "", report["split"], *marks(report)]
     fit = [_UNFIT.sub("-", str(part).lower()).strip("-.") for part in parts]
     return ("-".join(filter(None, fit)) or "report") + ".json"
 

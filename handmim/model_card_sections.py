@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import EMBEDDED_CHECKPOINT
-from .evaluation.report import marks
+from .evaluation.report import marks, own_data
 from .model_card_comparisons import belongs_to
 from .model_card_detections import detection_results
 from .model_card_metadata import has_mesh, is_repository, kind
@@ -267,7 +267,7 @@ def results(report: Mapping[str, Any], facts: CardFacts) -> str:
         for name, method in comparison["methods"].items():
             rows.setdefault(name, method["metrics"])  # a baseline of the report leaves out what says nothing of it
     parts = [
-        f"### {cell(report['title'])}, {cell(report['split'])}",
+        f"### {', '.join(cell(part) for part in (report['title'], own_data(report), report['split']) if part)}",
         f"{report['samples']} hands. {cell(report['protocol'])}",
         figures(rows, report["samples"]),
         groups(report),

@@ -249,6 +249,32 @@ def test_reports_of_several_runs_stay_apart(tiny_checkpoint: Path, save: Callabl
         collect_facts(tiny_checkpoint, reports=[save("a.json"), save("d.json")])
 
 
+def test_reports_on_two_data_sets_of_ones_own_stay_apart(tiny_checkpoint: Path, save: Callable[..., Path]) -> None:
+    """They were taken for two reports of the same run."""
+    names = ("kitchen", "My <Garage>")
+    folder = {"benchmark": "folder", "title": "labelled folder", "split": "labels"}
+    paths = [save(f"{i}.json", **folder, data={"root_name": name}) for i, name in enumerate(names)]
+    found = collect_facts(tiny_checkpoint, reports=paths, repo_id="me/tiny")
+    text = card_text(found)
+    assert [report_name(report) for report in found.reports] == [
+        "folder-kitchen-labels.json",
+        "folder-my-garage-labels.json",
+    ]
+    assert "### labelled folder, kitchen, labels" in text and r"### labelled folder, My \<Garage\>, labels" in text
+    results = loaded(text).data.to_dict()["model-index"][0]["results"]
+    assert [result["dataset"]["config"] for result in results] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "root_name", "name"),
+    [("real-photos", "kitchen", "kitchen"), ("real-photos", "Real_photos", None), ("freihand", "x", None),
+     ("real-photos", "real", None), ("real-photos", "real photos", None), ("folder", "folder", None),
+     ("folder", None, None), ("folder", "日", "日")],
+)  # fmt: skip
+def test_whose_name_is_said(benchmark: str, root_name: str | None, name: str | None) -> None:
+    assert reports.own_data({"benchmark": benchmark, "data": {"root_name": root_name}}) == name
+
+
 def test_without_reports_no_figure_is_invented(tiny_checkpoint: Path) -> None:
     card = loaded(card_text(collect_facts(tiny_checkpoint, repo_id="me/tiny")))
     assert "Not evaluated yet" in card.text and card.data.eval_results is None

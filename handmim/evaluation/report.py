@@ -26,6 +26,7 @@ from .scores import Curve, Scores
 
 FORMAT = "handmim evaluation report 1"
 MAX_REPORT_BYTES = 50_000_000
+USER_FOLDERS = ("folder", "real-photos")  # benchmarks of whatever data the user has
 PACKAGES = ("handmim", "torch", "transformers", "timm", "numpy", "pillow")
 _FOLDER_OF_A_RUN = re.compile(r"release|checkpoint-\d+")
 # What the papers' tables show comes first; the others follow in the order of `MEASURES`.
@@ -313,6 +314,18 @@ def marks(report: Mapping[str, Any]) -> list[str]:
     if options.get("fit_steps") is not None:
         found.append(f"{options['fit_steps']} fit steps")
     return found + ([f"first {report['samples']} samples"] if options.get("limit") else [])
+
+
+def own_data(report: Mapping[str, Any]) -> str | None:
+    """Which of the user's own data sets a report is about, by its folder's name.
+
+    None of official data sets, and where the name says no more than the benchmark's: of a folder "photos" or "real".
+    """
+    name = report["data"].get("root_name")
+    if report["benchmark"] not in USER_FOLDERS or not name:
+        return None
+    words, said = (set(re.findall(r"[^\W_]+", text.lower())) for text in (str(name), report["benchmark"]))
+    return None if words <= said else str(name)
 
 
 def values(metrics: Mapping[str, Any]) -> dict[str, float]:

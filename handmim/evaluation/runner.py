@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .predictions import Predictions
     from .scoring import Truth
 
-USER_FOLDERS = ("folder", "real-photos")  # benchmarks of whatever data the user has
 EMBEDDED = "embedded"  # another name of the default checkpoint
 CHUNKS = "predictions"
 
@@ -53,7 +52,7 @@ def output_folder(args: argparse.Namespace) -> Path:
     revision = None if args.revision is None else args.revision.replace("/", "-")
     model = reports.public_name(model_name(args))
     model = model.replace("/", "-") if reports.is_folder(model_name(args)) else Path(model).name
-    data = _data_name(args.data) if args.benchmark in USER_FOLDERS else None
+    data = _data_name(args.data) if args.benchmark in reports.USER_FOLDERS else None
     parts = [args.benchmark, data, args.split, model, revision]
     parts += [None if args.image_size is None else f"{args.image_size}px"]
     parts += ["tta" if args.tta else None, None if args.fit_steps is None else f"fit{args.fit_steps}"]
@@ -164,7 +163,7 @@ def _model(chosen: Benchmark, args: argparse.Namespace) -> tuple[dict[str, Any],
         baselines=baselines(chosen, truth),
         official=official,
         model=about,
-        data={"root_name": args.data.resolve().name, **sums},
+        data={"root_name": _data_name(args.data), **sums},
         options={"tta": describe(views), "trained_on": trained_on, **options},
         notes=[*notes, *_box_notes(truth)],
         command=command(args),
@@ -181,7 +180,7 @@ def _measured(chosen: Benchmark, args: argparse.Namespace, reader: HandReader, t
     def checksum(limit: int | None) -> str:
         return truth.checksum if limit == args.limit else collect(reader, limit, vertices=False).checksum
 
-    root = args.data.resolve().name
+    root = _data_name(args.data)
     return Measured(chosen.name, reader.split, "model", root, args.limit, len(truth), "checksum", checksum)
 
 

@@ -343,7 +343,7 @@ def test_a_report_of_other_data_is_not_replaced(
         write_manifest(tmp_path / name, 2, **changes)
     arguments = ("real-photos", "--model", tiny_checkpoint, "--out", out, "--data")
     assert evaluate(*arguments, tmp_path / "a", "--limit", 1) == 0
-    assert evaluate(*arguments, tmp_path / "a") == 0  # the same data, and more of it
+    assert evaluate(*arguments, tmp_path / "a" / "manifest.json") == 0  # the same data, and more of it
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
     monkeypatch.setattr(Predictor, "__call__", lambda *_: pytest.fail("predicted"))
     for more in ((tmp_path / "b",), (tmp_path / "b", "--limit", 1), (tmp_path / "a", "--split", "dev")):
