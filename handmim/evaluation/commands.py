@@ -51,7 +51,7 @@ def _add_compare(commands: Any) -> None:
     compare = commands.add_parser("compare", help="reports of handmim evaluate side by side")
     compare.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="files that handmim evaluate wrote")
     compare.add_argument("--published", action="store_true", help="add the papers' figures, marked as published")
-    compare.add_argument("--plot", type=Path, metavar="F.png", help="draw the curves over each other")
+    compare.add_argument("--plot", type=Path, metavar="F.png", help="draw the curves over each other, a PNG")
     compare.set_defaults(run=run_compare)
 
 
@@ -80,7 +80,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def run_compare(args: argparse.Namespace) -> int:
     """`handmim compare`."""
-    from .compare import compare
+    from .compare import check_picture, compare, draw
 
-    print(compare(args.reports, args.published, args.plot))
+    if args.plot is not None:
+        check_picture(args.plot, args.reports)
+    print(compare(args.reports, args.published))
+    if args.plot is not None:  # the tables are of use without a picture, too
+        draw(args.reports, args.plot)
     return 0

@@ -6,43 +6,67 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import DataError
 from .published import published_rows
-from .report import load, row_name, table, values
+from .report import load, own_data, row_name, table, values
 
 
-def compare(paths: Sequence[Path], published: bool = False, plot: Path | None = None) -> str:
+def compare(paths: Sequence[Path], published: bool = False) -> str:
     """Tables of reports, one a benchmark, as text.
 
     Args:
         paths: Reports.
         published: Whether the papers' rows are added, marked "published".
-        plot: Picture file for the curves, drawn over each other.
 
     Raises:
         DataError: A file is no report.
-        PlotError: A plot is wanted without matplotlib.
     """
-    reports = [load(path) for path in paths]
     groups: dict[str, list[dict[str, Any]]] = {}
-    for report in reports:
+    for report in map(load, paths):
         groups.setdefault(report["benchmark"], []).append(report)
     quoted = published_rows(groups) if published else {}
-    parts = [_benchmark(name, group, quoted.get(name)) for name, group in groups.items()]
-    if plot is not None:
-        from .curves import plot as draw
+    return "\n\n".join(_benchmark(name, group, quoted.get(name)) for name, group in groups.items())
 
-        draw(reports, plot)
-    return "\n\n".join(parts)
+
+def draw(paths: Sequence[Path], picture: Path) -> None:
+    """The curves of reports over each other.
+
+    Args:
+        paths: Reports.
+        picture: PNG file to write; see `check_picture`.
+
+    Raises:
+        DataError: A file is no report.
+        PlotError: There is no matplotlib.
+        ValueError: No report has a curve.
+    """
+    from .curves import plot
+
+    plot([load(path) for path in paths], picture)
+
+
+def check_picture(picture: Path, paths: Sequence[Path]) -> None:
+    """Raises a DataError for a picture that would be no PNG by its name, or would replace one of the reports."""
+    if picture.suffix.lower() != ".png":
+        raise DataError(f"--plot writes a PNG: its file must end in .png, got {picture}")
+    if any(_same_file(picture, path) for path in paths):
+        raise DataError(f"--plot {picture} is one of the reports and would be lost; give another file")
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Also by two names, where capitals make no difference or a link leads there."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _benchmark(name: str, reports: Sequence[Mapping[str, Any]], quoted: Sequence[Any] | None) -> str:
     rows: dict[str, dict[str, float]] = {}
+    several = len({own_data(report) for report in reports}) > 1
     for report in reports:
-        rows[_unused(row_name(report), rows)] = values(report["metrics"])
+        label = f"{row_name(report)} ({own_data(report)})" if several else row_name(report)
+        rows[_unused(label, rows)] = values(report["metrics"])
     own = {measure for metrics in rows.values() for measure in metrics}
-    for report in reports:  # baselines look at nothing: the same for every report on the same samples
-        for label, metrics in report["baselines"].items():
-            rows.setdefault(label, values(metrics))
+    for label, metrics in _baselines(reports).items():
+        rows[_unused(label, rows)] = metrics
     lines = []
     if quoted:
         rows |= {_unused(row.name, rows): row.metrics for row in quoted}
@@ -51,8 +75,26 @@ def _benchmark(name: str, reports: Sequence[Mapping[str, Any]], quoted: Sequence
     elif quoted is not None:
         lines.append("(no published rows for this benchmark)")
     rows = {label: {k: v for k, v in metrics.items() if k in own} for label, metrics in rows.items()}
-    splits = ", ".join(sorted({f"{report['split']}, {report['samples']} samples" for report in reports}))
-    return "\n".join([f"{name} ({splits})", table(rows), *lines, *_warnings(reports)])
+    samples = "; ".join(sorted(set(map(_samples, reports))))
+    return "\n".join([f"{name} ({samples})", table(rows), *lines, *_warnings(reports)])
+
+
+def _baselines(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Baselines look at nothing: one row for all reports on the same samples, which it names where there are others."""
+    found: dict[tuple[str, str, Any], dict[str, float]] = {}
+    for report in reports:
+        for label, metrics in report["baselines"].items():
+            found.setdefault((label, _samples(report), str(report["data"].get("checksum"))), values(metrics))
+    several = len(set(map(_samples, reports))) > 1
+    rows: dict[str, dict[str, float]] = {}
+    for (label, samples, _), metrics in found.items():
+        rows[_unused(f"{label} ({samples})" if several else label, rows)] = metrics
+    return rows
+
+
+def _samples(report: Mapping[str, Any]) -> str:
+    """On what a report is, in a few words."""
+    return ", ".join(filter(None, [own_data(report), report["split"], f"{report['samples']} samples"]))
 
 
 def _unused(name: str, rows: Mapping[str, Any]) -> str:
@@ -66,7 +108,7 @@ def _unused(name: str, rows: Mapping[str, Any]) -> str:
 def _warnings(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     """Why rows may not be comparable."""
     warnings = []
-    if len({(report["split"], report["samples"]) for report in reports}) > 1:
+    if len(set(map(_samples, reports))) > 1:
         warnings.append("note: the reports are about different samples")
     elif any(_differ(reports, name) for name in ("checksum", "labels_checksum")):
         warnings.append("note: the labels of the reports differ (other files or another release)")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from handmim.cli import main
 from handmim.errors import DataError
 from handmim.evaluation import report
 from handmim.evaluation.benchmarks import BENCHMARKS
@@ -199,6 +200,52 @@ def test_compare(tmp_path: Path) -> None:
     assert "note: the reports" not in text
     assert "published" not in compare(paths)
     assert "(no published rows" in compare([saved(tmp_path / "d.json", benchmark="rhd")], published=True)
+
+
+def test_compare_has_a_baseline_of_each_set_of_samples(tmp_path: Path) -> None:
+    """The first report's stood under a heading that named both."""
+    baselines = {"mean hand": scores(20)}
+    first = saved(tmp_path / "a.json", baselines=baselines)
+    same = saved(tmp_path / "b.json", name="other", baselines=baselines)
+    fewer = saved(tmp_path / "c.json", samples=2, baselines={"mean hand": scores(30)})
+    relabelled = saved(tmp_path / "d.json", data={"checksum": "x"}, baselines={"mean hand": scores(40)})
+    lines = compare([first, same, fewer]).splitlines()
+    assert lines[0] == "freihand (evaluation, 2 samples; evaluation, 3 samples)"
+    means = [line for line in lines if line.startswith("mean hand")]
+    assert [line.split("  ")[0] for line in means] == [f"mean hand (evaluation, {n} samples)" for n in (3, 2)]
+    assert "20.00" in means[0] and "30.00" in means[1]
+    lines = compare([first, relabelled]).splitlines()
+    assert [line.split("  ")[0] for line in lines if line.startswith("mean hand")] == ["mean hand", "mean hand (2)"]
+
+
+def test_compare_names_data_sets_of_ones_own(tmp_path: Path) -> None:
+    paths = []
+    for name in ("kitchen", "garage"):
+        data = {"root_name": name, "checksum": name}
+        paths.append(saved(tmp_path / name, benchmark="folder", data=data, baselines={"mean hand": scores(20)}))
+    text = compare(paths)
+    assert "model (kitchen)" in text and "mean hand (garage, evaluation, 3 samples)" in text
+    assert "about different samples" in text
+
+
+def test_a_picture_never_replaces_a_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = saved(tmp_path / "report.png")  # whatever its name
+    before = path.read_bytes()
+    for picture, message in (
+        (tmp_path / "new" / ".." / "report.png", "is one of the reports and would be lost; give another file"),
+        (tmp_path / "curves.pdf", "must end in .png, got"),
+    ):
+        assert main(["compare", str(path), "--plot", str(picture)]) == 1
+        assert message in capsys.readouterr().err
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_tables_come_without_curves_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """All that was printed was that there is nothing to plot."""
+    path = saved(tmp_path / "r.json", scores=Scores({"f5": 0.25}))
+    assert main(["compare", str(path), "--plot", str(tmp_path / "c.png")]) == 1
+    printed = capsys.readouterr()
+    assert "0.250" in printed.out and "none of the reports has a curve to plot" in printed.err
 
 
 def test_compare_says_what_is_not_comparable(tmp_path: Path) -> None:
