@@ -14,7 +14,7 @@ from handmim.evaluation.real_photos import RealPhotos
 
 def entry(name: str, **changes: object) -> dict:
     points = np.random.default_rng(len(name)).uniform(10, 50, (21, 2)).tolist()
-    joints = np.random.default_rng(7).normal(0, 0.05, (21, 3)).tolist()
+    joints = np.random.default_rng(7).normal([0, 0, 0.5], 0.03, (21, 3)).tolist()
     plain = {
         "id": name, "source": "camera", "image": "photo.png", "bbox": [10, 10, 50, 30], "bbox_source": "by eye",
         "handedness": "right", "keypoints_2d": points, "keypoints_3d": joints, "K": None,
@@ -69,14 +69,47 @@ def test_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"image": "gone.png"}, "gone.png is missing: .*sample a"), ({"image": "../x.png"}, "not below"),
-     ({"mask": "gone.png"}, "gone.png"), ({"bbox": [1, 2, 3]}, r"sample a: expected \(4,\)"), ({"image": 3}, "3"),
-     ({"keypoints_2d": [[1, 2]] * 20}, r"sample a: expected \(21, 2\)"), ({"keypoints_3d": "x"}, "sample a"),
-     ({"keypoints_2d": [[1]] * 21}, "sample a"), ({"K": [[1, 2], [3, 4]]}, r"sample a: expected \(3, 3\)")],
+     ({"image": None}, "sample a: image is missing"), ({"image": 3}, "sample a: image must be text, got a number"),
+     ({"mask": "gone.png"}, "gone.png"), ({"bbox": [1, 2, 3]}, "sample a: bbox must be 4 numbers, got 3"),
+     ({"bbox": [1, None, 3, 4]}, r"sample a: bbox must be x0, y0, x1, y1 in pixels, got \[1, None, 3, 4\]"),
+     ({"bbox": None}, "sample a: bbox must be x0, y0, x1, y1 in pixels, got None"),
+     ({"bbox": [50, 10, 10, 30]}, "sample a, bbox: .* has no area"),
+     ({"keypoints_2d": [[1, 2]] * 20}, "sample a: keypoints_2d must be 21 x 2 numbers, got 20 x 2"),
+     ({"keypoints_2d": [[1]] * 21}, "sample a: keypoints_2d"), ({"keypoints_3d": "x"}, "sample a: keypoints_3d must"),
+     ({"keypoints_2d": [[float("inf"), 2]] + [[1, 2]] * 20}, "sample a: keypoints_2d holds NaN or Infinity; write"),
+     ({"keypoints_2d": [None] * 21}, "sample a, keypoints_2d: none of the points is labelled; leave it out"),
+     ({"keypoints_3d": [[x, 300 * x, 500] for x in range(21)]}, "sample a, keypoints_3d: .*write metres"),
+     ({"K": [[1, 2], [3, 4]]}, "sample a: K must be 3 x 3 numbers, got 2 x 2"), ({"id": None}, "has no id"),
+     ({"handedness": "Right"}, "sample a: handedness must be 'left' or 'right', got 'Right'")],
 )  # fmt: skip
 def test_wrong_entries_are_named(manifest: Path, changes: dict, message: str) -> None:
     write(manifest.parent, [entry("a", **changes)])
     with pytest.raises(DataError, match=message):
         RealPhotos(manifest)
+
+
+def test_millimetres_are_told(manifest: Path) -> None:
+    """Errors of two metres were reported without a word."""
+    metres = np.array(entry("a")["keypoints_3d"])
+    write(manifest.parent, [entry("a", keypoints_3d=(1000 * metres).tolist())])
+    said = "manifest.json has labels that cannot be right: sample a, keypoints_3d: .* millimetres; write metres"
+    with pytest.raises(DataError, match=said):
+        RealPhotos(manifest)
+
+
+def test_an_id_counts_once(manifest: Path) -> None:
+    write(manifest.parent, [entry("a"), entry("b"), entry("a")])
+    with pytest.raises(DataError, match="sample a, id: another sample has this id"):
+        RealPhotos(manifest)
+
+
+def test_splits_are_those_of_the_manifest(manifest: Path) -> None:
+    """A part that the manifest called test could not be asked for."""
+    write(manifest.parent, [entry("a", split="test"), entry("b"), entry("c", split="odd light")])
+    assert RealPhotos(manifest).splits == ("all", "dev", "odd light", "test")
+    assert [s.id for s in RealPhotos(manifest, "test")] == ["a"] and len(RealPhotos(manifest)) == 3
+    with pytest.raises(DataError, match="one of all, dev, odd light, test, got 'held-out'; .*manifest.json names no"):
+        RealPhotos(manifest, "held-out")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other", "samples": []}', '{"samples": {}}', "3"])

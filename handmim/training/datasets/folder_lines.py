@@ -131,6 +131,12 @@ def parse_line(data: bytes, number: int) -> Line:
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         line.fault("not JSON", "", f"is not JSON ({error}); each line is one object, as {{'image': ...}}")
         return line
+    return parse_record(record, number)
+
+
+def parse_record(record: Any, number: int) -> Line:
+    """As `parse_line`, of what JSON was read to."""
+    line = Line(number)
     if not isinstance(record, dict):
         line.fault("not JSON", "", f"must hold an object, as {{'image': ...}}, got {_kind(record)}")
         return line
