@@ -126,9 +126,12 @@ def open_reader(chosen: Benchmark, root: str | Path, split: str | None = None, *
     from ..training.datasets.registry import reader_class
 
     reader = reader_class(chosen.dataset)
-    if split is None:
-        split = chosen.split or next((name for name in EVALUATION_SPLITS if name in reader.splits), reader.splits[0])
-    return reader(root, split, **options)
+    return reader(root, default_split(chosen, reader) if split is None else split, **options)
+
+
+def default_split(chosen: Benchmark, reader: type[HandReader]) -> str:
+    """Of a benchmark's reader the split that figures are about."""
+    return chosen.split or next((name for name in EVALUATION_SPLITS if name in reader.splits), reader.splits[0])
 
 
 def other_hand_model(predicted: str | None, labelled: str | None) -> str | None:

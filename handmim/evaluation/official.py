@@ -117,7 +117,7 @@ def score(
     pred_joints: np.ndarray,
     pred_vertices: np.ndarray | None,
     gt_joints: np.ndarray,
-    gt_vertices: np.ndarray,
+    gt_vertices: np.ndarray | None,
     protocol: Protocol = FREIHAND,
     threads: int | None = None,
 ) -> Scores:
@@ -127,7 +127,7 @@ def score(
         pred_joints: (N, 21, 3) metres, official joint order and frame.
         pred_vertices: (N, V, 3), or None: there are no mesh errors and F-scores then.
         gt_joints: (N, 21, 3).
-        gt_vertices: (N, 778, 3).
+        gt_vertices: (N, 778, 3); may be None where no vertices are predicted.
         protocol: FREIHAND, HO3D_V2 or HO3D_V3, or one with other options.
         threads: Default: one for each processor this process may use, at most eight.
 
@@ -178,7 +178,7 @@ class Scorer:
         pred_joints: np.ndarray,
         pred_vertices: np.ndarray | None,
         gt_joints: np.ndarray,
-        gt_vertices: np.ndarray,
+        gt_vertices: np.ndarray | None,
     ) -> None:
         """Take a batch; arrays and errors as for `score`."""
         self.parts.append(self.measure(*self.checked(pred_joints, pred_vertices, gt_joints, gt_vertices)))
@@ -192,13 +192,18 @@ class Scorer:
         self.parts.clear()
 
     def checked(
-        self, pred_joints: np.ndarray, pred_vertices: np.ndarray | None, gt_joints: np.ndarray, gt_vertices: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+        self,
+        pred_joints: np.ndarray,
+        pred_vertices: np.ndarray | None,
+        gt_joints: np.ndarray,
+        gt_vertices: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
         """The arrays as float64; DataError unless they fit each other and are finite."""
         samples = len(gt_joints)
         any_mesh = None if pred_vertices is None else (np.shape(pred_vertices) + (0, 0))[1]
         gt_joints = _checked(gt_joints, samples, 21, "true joints")
-        gt_vertices = _checked(gt_vertices, samples, self.protocol.vertices, "true vertices")
+        if pred_vertices is not None or gt_vertices is not None:
+            gt_vertices = _checked(gt_vertices, samples, self.protocol.vertices, "true vertices")
         pred_joints = _checked(pred_joints, samples, 21, "predicted joints")
         if pred_vertices is not None:
             pred_vertices = _checked(pred_vertices, samples, any_mesh, "predicted vertices")
@@ -207,7 +212,11 @@ class Scorer:
         return pred_joints, pred_vertices, gt_joints, gt_vertices
 
     def measure(
-        self, pred_joints: np.ndarray, pred_vertices: np.ndarray | None, gt_joints: np.ndarray, gt_vertices: np.ndarray
+        self,
+        pred_joints: np.ndarray,
+        pred_vertices: np.ndarray | None,
+        gt_joints: np.ndarray,
+        gt_vertices: np.ndarray | None,
     ) -> _Part:
         """Measure checked samples."""
         protocol = self.protocol

@@ -20,6 +20,7 @@ from .scores import Curve, Scores
 from .submission import load_submission, to_official, validate_submission, write_submission
 
 SPLIT = "evaluation"
+VERTICES_FILE = "evaluation_verts.json"
 WRIST, MIDDLE = 0, 9
 # The official files' names for what is measured -> this package's.
 MEANS = {"xyz": "abs_mpjpe", "xyz_al": "pa_mpjpe", "xyz_sc_tr": "st_mpjpe", "mesh": "abs_mpvpe", "mesh_al": "pa_mpvpe"}
@@ -113,13 +114,13 @@ def score_model(
     if split != SPLIT:
         return {}, [f"the official rules are for the split {SPLIT!r}; these are the package's own"], {}
     protocol = official.PROTOCOLS[chosen.official]
-    truth = true_arrays(root, protocol)
+    reason = other_hand_model(predicted.hand_model, "mano")
+    truth = true_arrays(root, protocol, meshes=reason is None)
     if len(truth[0]) < len(predicted):
         raise DataError(f"{root}: {len(predicted)} samples, but official labels for {len(truth[0])}")
     notes: list[str] = []
     complete = len(predicted) == len(truth[0])
-    truth = [array[: len(predicted)] for array in truth]
-    reason = other_hand_model(predicted.hand_model, "mano")
+    truth = [None if array is None else array[: len(predicted)] for array in truth]
     mesh = None if reason else predicted.vertices
     joints, vertices = to_official(official_tips(predicted.joints, mesh, protocol), mesh, protocol)
     measured = official.score(joints, vertices, *truth, protocol)
@@ -135,7 +136,8 @@ def score_model(
     else:
         validate_submission(write_submission(out, joints, vertices, protocol), protocol, len(predicted))
         notes.append("fingertips are the MANO vertices that the official labels take")
-    return measured.values, notes, {"labels_checksum": checksum(truth)}
+    # Of joints alone it would be another one than submissions have on the same labels.
+    return measured.values, notes, {} if truth[1] is None else {"labels_checksum": checksum(truth)}
 
 
 def official_tips(joints: np.ndarray, vertices: np.ndarray | None, protocol: Protocol) -> np.ndarray:
@@ -147,15 +149,22 @@ def official_tips(joints: np.ndarray, vertices: np.ndarray | None, protocol: Pro
     return joints
 
 
-def true_arrays(root: Path, protocol: Protocol) -> list[np.ndarray]:
+def true_arrays(root: Path, protocol: Protocol, meshes: bool = True) -> list[np.ndarray | None]:
     """The public evaluation labels, as they are: joints (N, 21, 3) and vertices (N, 778, 3), float64 metres.
+
+    Args:
+        root: Of the data set.
+        protocol: Of the benchmark.
+        meshes: Whether vertices must be there; else they are None where they are not.
 
     Raises:
         DataError: One is missing or damaged.
     """
-    arrays = []
-    for name, points in (("evaluation_xyz.json", 21), ("evaluation_verts.json", protocol.vertices)):
+    arrays: list[np.ndarray | None] = []
+    for name, points in (("evaluation_xyz.json", 21), (VERTICES_FILE, protocol.vertices)):
         path = root / name
+        if not path.is_file() and name == VERTICES_FILE and not meshes:
+            return [*arrays, None]
         if not path.is_file():
             raise DataError(f"{path} is missing: the public evaluation labels of {protocol.title} belong there")
         arrays.append(read_array(path, (points, 3), np.float64))

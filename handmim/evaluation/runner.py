@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import report as reports
-from .benchmarks import Benchmark, baselines, benchmark, measure, measure_stacks, open_reader
+from .benchmarks import Benchmark, baselines, benchmark, default_split, measure, measure_stacks, open_reader
 from .kept_reports import REPORT, Measured, refuse_other_report
 
 if TYPE_CHECKING:
@@ -185,13 +185,26 @@ def _measured(chosen: Benchmark, args: argparse.Namespace, reader: HandReader, t
 
 
 def _reader_options(chosen: Benchmark, args: argparse.Namespace) -> dict[str, Any]:
-    """Where MANO is, for readers that ask."""
-    if args.hand_model_path is None or chosen.name == "real-photos":
+    """Where MANO is, and that meshes are not needed, for readers that ask."""
+    if chosen.name == "real-photos":
         return {}
     from ..training.datasets.registry import reader_class
 
-    known = inspect.signature(reader_class(chosen.dataset).__init__).parameters
-    return {"hand_model_path": args.hand_model_path} if "hand_model_path" in known else {}
+    reader = reader_class(chosen.dataset)
+    known, options = inspect.signature(reader.__init__).parameters, {}
+    if args.hand_model_path is not None and "hand_model_path" in known:
+        options["hand_model_path"] = args.hand_model_path
+    if "meshes" in known and _is_other_hand(args):
+        # Vertices that are there are read all the same: the check sum of the labels is about them, too.
+        vertices = args.data / f"{args.split or default_split(chosen, reader)}_verts.json"
+        options["meshes"] = vertices.is_file()
+    return options
+
+
+def _is_other_hand(args: argparse.Namespace) -> bool:
+    """Whether the model's hand is known and not MANO's, so that it has no use for MANO's vertices."""
+    name = checkpoint(args)
+    return name is None or getattr(_config(name, args.revision), "hand_model", "mano") != "mano"
 
 
 def _load(args: argparse.Namespace) -> Any:

@@ -143,6 +143,23 @@ def test_an_open_hand_on_mano_labels_reports_joints_only(
     assert not (tmp_path / "out" / "pred.json").exists() and "no submission file" in capsys.readouterr().out
 
 
+def test_an_open_hand_needs_no_vertices(
+    tiny_checkpoint: Path, mano: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The advice was meshes=False, which the command line does not have."""
+    root = write_freihand(tmp_path / "FreiHAND", "evaluation", make_scenes(2))
+    arguments = ("freihand", "--data", root, "--model")
+    assert evaluate(*arguments, tiny_checkpoint, "--out", tmp_path / "with") == 0
+    (root / "evaluation_verts.json").unlink()
+    assert evaluate(*arguments, tiny_checkpoint, "--out", tmp_path / "without") == 0
+    with_vertices, without = (load(tmp_path / name / "report.json") for name in ("with", "without"))
+    assert without["metrics"] == with_vertices["metrics"] and without["official"] == with_vertices["official"]
+    assert "labels_checksum" in with_vertices["data"] and "labels_checksum" not in without["data"]
+    capsys.readouterr()
+    assert evaluate(*arguments, mano.model, "--hand-model-path", mano.files, "--out", tmp_path / "mano") == 1
+    assert "evaluation_verts.json is missing" in capsys.readouterr().err
+
+
 def test_submissions_need_neither_torch_nor_transformers(freihand: Path, tmp_path: Path) -> None:
     labels = [json.loads((freihand / f"evaluation_{key}.json").read_text()) for key in ("xyz", "verts")]
     (tmp_path / "pred.json").write_text(json.dumps(labels))

@@ -83,7 +83,7 @@ class FreiHAND(HandReader):
         keys = ("xyz", "K", "verts") if meshes else ("xyz", "K")
         files = {key: self.root / f"{self.split}_{key}.json" for key in keys}
         for key, path in files.items():
-            hint = ", or do without with meshes=False" if key == "verts" else ""
+            hint = ", or do without: meshes=False in Python or in a recipe" if key == "verts" else ""
             what = f"{LABEL_FILES[key]} of freihand, split {self.split}; unpack {ARCHIVES[self.split]} there{hint}"
             require(path, what)
         self.joints = read_array(files["xyz"], (21, 3))
