@@ -56,7 +56,7 @@ def load_submission(path: str | Path, protocol: Protocol, samples: int | None = 
     """Read and check a submission.
 
     Args:
-        path: `pred.json`, or a zip that holds it.
+        path: `pred.json`, or a zip that holds it; what macOS adds to zips is passed over.
         protocol: Of the benchmark.
         samples: How many hands there must be; default: the official split's.
 
@@ -128,7 +128,7 @@ def _extract(path: Path, folder: Path) -> Path:
     target = folder / PREDICTION_FILE
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.endswith(".json")]
+            entries = [entry for entry in archive.infolist() if _is_json(entry.filename)]
             if len(entries) != 1:
                 raise DataError(f"{path} must hold one JSON file, {PREDICTION_FILE}, got {len(entries)}")
             if entries[0].file_size > MAX_BYTES:
@@ -138,3 +138,9 @@ def _extract(path: Path, folder: Path) -> Path:
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise DataError(f"{path} is not a readable zip: {error}") from error
     return target
+
+
+def _is_json(name: str) -> bool:
+    """Whether it may be the predictions: macOS puts files of its own beside each, such as __MACOSX/._pred.json."""
+    parts = name.split("/")
+    return name.endswith(".json") and parts[0] != "__MACOSX" and not parts[-1].startswith("._")

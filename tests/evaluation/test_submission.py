@@ -132,3 +132,13 @@ def test_hostile_archives(
         load_submission(packed(**{"pred.json": text}), FREIHAND, 4)
     with pytest.raises(DataError, match="missing"):
         load_submission(tmp_path / "none.json", FREIHAND, 4)
+
+
+@pytest.mark.parametrize("name", ["__MACOSX/._pred.json", "._pred.json", "__MACOSX/pred.json"])
+def test_what_macos_adds_to_a_zip_is_passed_over(
+    name: str, hands: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    archive = write_submission(tmp_path, *hands, FREIHAND)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(name, b"\0\5\x16\7")
+    np.testing.assert_array_equal(load_submission(archive, FREIHAND, 4)[0], hands[0])
