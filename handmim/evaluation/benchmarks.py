@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 POSED = ("mpjpe", "st_mpjpe", "auc_3d", "st_auc_3d")
 # The split that figures are about, by the names that data sets give it; else a reader's first.
 EVALUATION_SPLITS = ("evaluation", "test", "manual_test", "val")
+# `scoring.STEPS_2D` and `RANGE_2D`, which need torch. The 3D AUC are areas by trapezoids, this one is not.
+RULES_2D = (
+    "2D errors relative to the longer side of the box; 2D AUC is the mean of PCK at 61 thresholds, from 0 to 0.3 of it."
+)
 OWN_RULES = (
     "3D errors in mm: relative to the wrist (to the mean of the labelled joints where the wrist has no label), also "
-    "scaled by the distance from wrist to middle knuckle, and after Procrustes alignment (PA, no reflection). 2D "
-    "errors relative to the longer side of the box; AUC over 0-0.3 of it."
+    "scaled by the distance from wrist to middle knuckle, and after Procrustes alignment (PA, no reflection). "
+    + RULES_2D
 )
 OFFICIAL_RULES = (
     "PA and camera figures, F-scores and their AUC (0-50 mm) by the rules of the official script; MPJPE (wrist, scale) "
-    "as HO3D defines it; 2D errors relative to the longer side of the box."
+    f"as HO3D defines it. {RULES_2D}"
 )
 
 

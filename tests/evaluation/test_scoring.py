@@ -43,6 +43,16 @@ def exact(reader: SyntheticReader, truth: Truth) -> Predictions:
     return Predictions(truth.keypoints_2d, truth.joints, truth.vertices, cameras, faces, "open")
 
 
+def test_the_rules_say_what_2d_auc_is(reader: SyntheticReader, truth: Truth) -> None:
+    """It was called an area as the 3D one, which is one by trapezoids."""
+    shifted = truth.keypoints_2d + np.linspace(0, 20, 21)[:, None]
+    scores = score(truth, replace(exact(reader, truth), keypoints_2d=shifted))
+    curve = scores.curves["pck_2d"]
+    assert scores.metrics["auc_2d"] == curve.area == pytest.approx(np.mean(curve.values))
+    said = f"mean of PCK at {len(curve.thresholds)} thresholds, from 0 to {curve.thresholds[-1]:g} of it"
+    assert all(said in benchmark.rules for benchmark in BENCHMARKS.values())
+
+
 def test_labels_are_collected(reader: SyntheticReader, truth: Truth) -> None:
     assert truth.ids == [f"hand {row}" for row in range(6)] and truth.masks and truth.hand_model == "open"
     np.testing.assert_allclose(truth.joints[2], reader[2].labels["joints"])
