@@ -1,7 +1,10 @@
-"""What must not be lost where an evaluation writes: a report that is there already and is about something else."""
+"""What must not be lost where an evaluation writes: a report that is there already and is about something else, and
+the figures, when there is no place for them.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,32 @@ class Measured:
     samples: int
     checksum_entry: str
     checksum: Callable[[int | None], str]
+
+
+def check_places(out: Path | None, extra: Path | None) -> None:
+    """Raises a DataError, before anything is measured, if a report could not be written at the end.
+
+    Args:
+        out: `--out`, the folder of all files; None: there is none.
+        extra: `--report`, another place of the report; None: there is none.
+    """
+    for option, path in (("--out", None if out is None else out / REPORT), ("--report", extra)):
+        problem = None if path is None else _why_not_writable(path)
+        if problem:
+            raise DataError(f"{option}: {path} cannot be written: {problem}; name another place")
+
+
+def _why_not_writable(path: Path) -> str | None:
+    """What is in the way of a file; None if nothing is, as far as can be told without writing."""
+    try:
+        if path.exists() and not path.is_file():
+            return "it is a folder" if path.is_dir() else "it is a device or a pipe"
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        return error.strerror
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"there is no permission to write in {folder}"
 
 
 def refuse_other_report(out: Path | None, measured: Measured) -> None:

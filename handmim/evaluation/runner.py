@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import report as reports
 from .benchmarks import Benchmark, baselines, benchmark, default_split, measure, measure_stacks, open_reader
-from .kept_reports import REPORT, Measured, refuse_other_report
+from .kept_reports import REPORT, Measured, check_places, refuse_other_report
 
 if TYPE_CHECKING:
     from ..training.datasets.sample import HandReader
@@ -30,14 +30,14 @@ CHUNKS = "predictions"
 def evaluate(args: argparse.Namespace) -> int:
     """Run the command: options as `commands` declares them -> exit code."""
     chosen = benchmark(args.benchmark)
+    out = args.out if args.pred is not None else output_folder(args)
+    check_places(out, args.report)
     if args.pred is not None:
         from .official_report import score_file
 
         report, per_sample = score_file(chosen, args, command(args), _private(args))
-        out = args.out
     else:
         report, per_sample = _model(chosen, args)
-        out = output_folder(args)
     print(reports.text(report))
     written = write(report, per_sample, out, args.report)
     if written:
@@ -83,14 +83,15 @@ def write(
 ) -> list[Path]:
     """Report, curves and figures of each sample into a folder, and the report to another place as well."""
     written = []
+    if out is not None:
+        reports.save(report, out / REPORT)
+        reports.save_samples(out / "samples.csv", *per_sample)
+        written += [out / REPORT, out / "samples.csv"]
     if extra is not None:
         reports.save(report, extra)
         written.append(extra)
     if out is None:
         return written
-    reports.save(report, out / REPORT)
-    reports.save_samples(out / "samples.csv", *per_sample)
-    written += [out / REPORT, out / "samples.csv"]
     from .curves import PlotError, plot
 
     try:

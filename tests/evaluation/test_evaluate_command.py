@@ -21,7 +21,7 @@ from stub_network import TINY
 from handmim.cli import build_parser, main
 from handmim.evaluation.predictions import Predictor
 from handmim.evaluation.report import load, marks, row_name
-from handmim.evaluation.runner import command, output_folder
+from handmim.evaluation.runner import command, output_folder, write
 
 COUNT = 4
 
@@ -419,6 +419,34 @@ def test_an_old_report_without_a_check_sum_is_replaced_by_its_repetition_only(
         capsys.readouterr()
         assert handmim(*arguments) == code, (entry, changed)
         assert ("other data" in capsys.readouterr().err) == bool(code)
+
+
+def test_places_are_looked_at_before_anything_is_measured(
+    freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A --report that could not be written lost the folder's report, too, after hours of predictions."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "report.json").mkdir(parents=True)
+    cases = [
+        (("--report", tmp_path), f"--report: {tmp_path} cannot be written: it is a folder; name another place"),
+        (("--report", tmp_path / "file" / "r.json"), f"{tmp_path / 'file'} is no folder"),
+        (("--out", tmp_path / "file" / "deep" / "out"), f"{tmp_path / 'file'} is no folder"),
+        (("--out", tmp_path / "taken"), "report.json cannot be written: it is a folder"),
+    ]
+    if Path("/dev/null").exists():
+        cases.append((("--report", "/dev/null"), "it is a device or a pipe"))
+    for source in (("--model", "no-such-model"), ("--pred", tmp_path / "gone.json")):
+        for places, message in cases:
+            assert handmim("evaluate", "freihand", *source, "--data", freihand, *places) == 1
+            assert message in capsys.readouterr().err
+
+
+def test_the_report_of_the_folder_is_written_first(tmp_path: Path) -> None:
+    report = {"format": "handmim evaluation report 1"}
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileExistsError):
+        write(report, (["a"], {}), tmp_path / "out", tmp_path / "folder")
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
 
 
 def test_other_crops_and_another_fit_are_named_everywhere() -> None:
