@@ -9,12 +9,13 @@ by: model, processor and pipeline would have three versions of each class that t
 """
 
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from . import _HOME, TASK
 from .errors import ModelError
-from .open_hand_file import ENTRY, copy_open_hand, find_open_hand
+from .open_hand_file import ENTRY, OPEN_HAND_FILE, copy_open_hand, find_open_hand
 
 PACKAGE = Path(__file__).parent
 PIPELINE = "HandMeshPipeline"
@@ -96,6 +97,14 @@ def copy_code(config: dict[str, Any] | None, folder: Path, processor: str = PROC
     if config is not None and has_mesh(config) and config.get("hand_model", "open") == "open":
         copy_open_hand(folder)
         shutil.copyfile(find_open_hand().with_name(PROVENANCE), folder / PROVENANCE)
+
+
+@cache
+def code_names() -> frozenset[str]:
+    """Names of all files that `copy_code` may write, whatever the checkpoint."""
+    kinds = ("configuration_", "modeling_", "image_processing_", "pipeline_")
+    modules = {module for module in _HOME.values() if module.startswith(kinds)}
+    return frozenset({file.name for file in code_files(modules)} | {f"{ENTRY}.py", OPEN_HAND_FILE, PROVENANCE})
 
 
 def code_files(entries: set[str]) -> list[Path]:

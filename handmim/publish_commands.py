@@ -17,7 +17,8 @@ def add_commands(commands: Any) -> None:
         help="a checkpoint with its model card to the Hub",
         description="Uploads weights, configurations, recipe, reports, a card made from them, and the code to load it "
         "without this package. Refused are hand-model arrays, pickles and paths of this machine. A card that the "
-        "repository has stays, unless a report or notes are given.",
+        "repository has stays on the weights it was made for, unless you say something new; one edited by hand goes "
+        "only for a report or notes.",
     )
     publish.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="RUN/release, another checkpoint's folder, or handmim-tiny-open"

@@ -8,14 +8,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .checkpoint_safety import check_folder
-from .hub_code import copy_code, marked_processor, processor_of
+from .hub_code import code_names, copy_code, marked_processor, processor_of
 from .model_card import collect_facts
+from .open_hand_file import ENTRY
+from .repository_card import card_stays, stale_patterns, weights_fingerprint
 from .repository_folder import (
     CARD,
     CONFIG,
@@ -54,7 +57,8 @@ def publish(
 ) -> str | Path:
     """Publish a checkpoint's folder.
 
-    A card that the repository has already stays, unless `reports` or `notes` bring something new.
+    A card that the repository has already stays on the weights that it was made for, unless `reports` or `notes` bring
+    something new, or `licence`, `datasets` or `base_model` something else; see `repository_card.card_stays`.
 
     Args:
         checkpoint: Its folder, or the name of the checkpoint in the package.
@@ -93,9 +97,9 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="handmim-publish-") as temporary:
         staged = Path(temporary) / "repository"
         build_folder(folder, staged, facts=facts, carry_code=carry_code)
-        new_card = bool(reports or notes)
+        told = _told(reports=reports, notes=notes, licence=licence, **options)
         where = {"private": private, "revision": revision, "token": token}
-        upload(staged, repo_id, new_card=new_card, commit_message=commit_message, **where)
+        upload(staged, repo_id, told=told, commit_message=commit_message, **where)
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repo_id}"
@@ -112,7 +116,8 @@ def upload(
     folder: Path,
     repo_id: str,
     *,
-    new_card: bool,
+    told: Collection[str] = (),
+    in_training: bool = False,
     default_processor: bool = False,
     private: bool | None = None,
     token: str | bool | None = None,
@@ -122,18 +127,20 @@ def upload(
     commit_description: str | None = None,
     blocking: bool = True,
 ) -> Any:
-    """Uploads a checked folder in one commit; old weights of the repository go in the same one.
+    """Uploads a checked folder in one commit; old weights of the repository go in the same one, and what only its old
+    card had.
 
     Args:
         folder: What is to be uploaded; files that the repository shall keep are removed from it.
         repo_id: "organisation/name".
-        new_card: Whether the card replaces one that is there.
+        told: What of the card the user gave; see `repository_card.card_stays`.
+        in_training: Whether a run goes on: a card that would be refused stays, with a warning.
         default_processor: Whether the folder's processor is only a guess, which an existing one precedes.
         private, token, revision, create_pr, commit_message, commit_description: As everywhere in the Hub's client.
         blocking: False: a future is returned.
 
     Raises:
-        PublishError: The Hub did not take it.
+        PublishError: The Hub did not take it, or its card may neither stay nor go.
     """
     from huggingface_hub import HfApi
 
@@ -142,10 +149,12 @@ def upload(
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        kept = ([] if new_card else [CARD]) + ([PROCESSOR] if default_processor else [])
-        for name in kept:
-            if (folder / name).is_file() and api.file_exists(repo_id, name, revision=revision):
-                (folder / name).unlink()
+        there = _files_there(api, repo_id, revision)
+        stale = STALE if (folder / CONFIG).is_file() else []
+        if (folder / CARD).is_file():
+            stale = stale + _make_room(folder, _card_there(api, repo_id, revision, there), there, told, in_training)
+        if default_processor and PROCESSOR in there:
+            (folder / PROCESSOR).unlink()
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -154,9 +163,50 @@ def upload(
             revision=revision,
             create_pr=create_pr,
             ignore_patterns=NEVER,
-            delete_patterns=STALE if (folder / CONFIG).is_file() else None,
+            delete_patterns=stale or None,  # of these the client spares what the folder holds
             run_as_future=not blocking,
         )
+
+
+def _files_there(api: Any, repo_id: str, revision: str | None) -> dict[str, str]:
+    """A repository's files: name -> SHA-256, of large ones (weights), else ""."""
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=revision)
+    return {entry.path: entry.lfs.sha256 if entry.lfs else "" for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _card_there(api: Any, repo_id: str, revision: str | None, there: Mapping[str, str]) -> str | None:
+    if CARD not in there:
+        return None
+    return Path(api.hf_hub_download(repo_id, CARD, revision=revision)).read_text(encoding="utf-8", errors="replace")
+
+
+def _make_room(
+    folder: Path, card: str | None, there: Mapping[str, str], told: Collection[str], in_training: bool
+) -> list[str]:
+    """Takes the new card out of the folder if the old one stays; else names what goes with the old one."""
+    new = (folder / CARD).read_text(encoding="utf-8")
+    if card is not None and _card_stays(card, new, there, told, in_training):
+        (folder / CARD).unlink()
+        return []
+    code = sorted(code_names()) if f"{ENTRY}.py" in there else []  # files of such names may else be anybody's
+    return [*stale_patterns(card, new), *code]
+
+
+def _card_stays(card: str, new: str, there: Mapping[str, str], told: Collection[str], in_training: bool) -> bool:
+    try:
+        return card_stays(card, new, told=told, weights_there=weights_fingerprint(there))
+    except PublishError as error:
+        if not in_training:
+            raise
+        warnings.warn(f"{error}. While the training goes on the weights are uploaded and the card stays", stacklevel=2)
+        return True
+
+
+def _told(**given: Any) -> set[str]:
+    """Which of the card's facts the user gave."""
+    return {name for name, value in given.items() if value}
 
 
 @contextmanager
@@ -217,8 +267,8 @@ def push(
             processor.save_pretrained(saved)
         if model is not None:
             model.save_pretrained(saved, max_shard_size=max_shard_size)
-            options.setdefault("base_model", _base_model(model, repo_id))
-            return push_folder(saved, repo_id, carry_code=carry_code, **options)
+            loaded_from = _base_model(model, repo_id)
+            return push_folder(saved, repo_id, carry_code=carry_code, loaded_from=loaded_from, **options)
         staged = Path(temporary) / "staged"
         staged.mkdir()
         values = read_json(saved / PROCESSOR)
@@ -229,7 +279,7 @@ def push(
         unknown = options.keys() & {"reports", "notes", "licence", "base_model", "datasets"}
         if unknown:
             raise PublishError(f"{', '.join(sorted(unknown))} are for a model, not for a processor alone")
-        return upload(staged, repo_id, new_card=False, **options)
+        return upload(staged, repo_id, **options)
 
 
 def push_folder(
@@ -243,6 +293,7 @@ def push_folder(
     base_model: str | None = None,
     datasets: Sequence[str] | None = None,
     recipe: dict[str, Any] | None = None,
+    loaded_from: str | None = None,
     blocking: bool = True,
     **options: Any,
 ) -> Any:
@@ -252,19 +303,20 @@ def push_folder(
         saved: The folder.
         repo_id: "organisation/name".
         recipe: As it was run; None: `recipe.yaml` of the folder.
+        loaded_from: The base model, where the user named none.
         blocking: False: returns a future; the staged copy goes when the upload is done.
         carry_code, reports, notes, licence, base_model, datasets: As `publish` takes them.
         options: As `upload` takes them.
     """
-    told = {"licence": licence, "base_model": base_model, "datasets": datasets, "recipe": recipe}
-    facts = collect_facts(saved, reports=reports, notes=notes, repo_id=repo_id, **told)
+    told = {"reports": reports, "notes": notes, "licence": licence, "base_model": base_model, "datasets": datasets}
+    known = told | {"base_model": base_model or loaded_from, "recipe": recipe}
+    facts = collect_facts(saved, repo_id=repo_id, **known)
     staged = Path(tempfile.mkdtemp(prefix="handmim-upload-"))
     done = None
     try:
         build_folder(saved, staged / "repository", facts=facts, carry_code=carry_code)
         guessed = not (saved / PROCESSOR).is_file()
-        new_card = bool(reports or notes)
-        options = options | {"new_card": new_card, "default_processor": guessed, "blocking": blocking}
+        options = options | {"told": _told(**told), "default_processor": guessed, "blocking": blocking}
         done = upload(staged / "repository", repo_id, **options)
         return done
     finally:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint_safety import check_folder, kind_fault, raise_faults
-from .errors import HandMIMError
 from .hub_code import PACKAGE, architecture, copy_code, marked_config, marked_processor, processor_class
 from .model_card import CardFacts, card_text
 from .model_card_metadata import REPORTS_FOLDER
 from .model_card_reports import report_bytes, report_name
+from .repository_card import PublishError, folder_fingerprint, signed
 
 CONFIG, PROCESSOR, CARD = "config.json", "preprocessor_config.json", "README.md"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,10 +23,6 @@ TRAINER_FILES = re.compile(
     r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth|training_args\.bin|trainer_state\.json|ema\.safetensors"
 )
 MAX_JSON_BYTES = 1 << 26
-
-
-class PublishError(HandMIMError, ValueError):
-    """A checkpoint that cannot be published, or a Hub that does not take it; the message says what to do."""
 
 
 def build_folder(checkpoint: Path, out: Path, *, facts: CardFacts | None, carry_code: bool = True) -> list[Path]:
@@ -110,7 +106,7 @@ def _fill(checkpoint: Path, folder: Path, facts: CardFacts | None, carry_code: b
 
 
 def _write_facts(folder: Path, facts: CardFacts) -> None:
-    (folder / CARD).write_text(card_text(facts), encoding="utf-8")
+    (folder / CARD).write_text(signed(card_text(facts), folder_fingerprint(folder)), encoding="utf-8")
     for picture in map(Path, facts.pictures):
         shutil.copyfile(picture, folder / picture.name)
     if facts.recipe is not None:

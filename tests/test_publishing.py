@@ -391,6 +391,50 @@ def test_a_report_of_other_weights_is_refused(checkpoint: Path) -> None:
         published(checkpoint, reports=[checkpoint / "config.json"])
 
 
+REPUBLISHED = """
+import sys
+from handmim.cli import main
+from huggingface_hub import HfApi
+
+report, other = sys.argv[1:]
+first = ["publish", "handmim-tiny-open", "org/hand", "--licence", "Apache-2.0"]
+second = ["publish", other, "org/hand", "--licence", "CC-BY-NC-4.0", "--dataset", "freihand"]
+api = HfApi()
+for name in ("geometry.py", "README.md"):
+    api.create_repo("org/own", exist_ok=True)
+    api.upload_file(path_or_fileobj=b"# mine", path_in_repo=name, repo_id="org/own")
+assert main([*second[:2], "org/own", *second[3:], "--no-code"]) == 1
+assert main([*second[:2], "org/own", *second[3:], "--no-code", "--notes", other + "/../notes.md"]) == 0
+assert main([*first, "--report", report]) == 0
+assert main(first) == 0
+api.create_tag("org/hand", tag="first")
+assert main([*second, "--no-code"]) == 0
+api.create_tag("org/hand", tag="second")
+api.upload_file(path_or_fileobj=b"# mine", path_in_repo="README.md", repo_id="org/hand")
+assert main(first) == 1
+assert main([*second, "--licence", "MIT"]) == 1
+"""
+
+
+def test_other_weights_do_not_keep_card_figures_licence_and_code(
+    hub: HubServer, checkpoint: Path, tmp_path: Path
+) -> None:
+    """All of it stayed, in silence, on the weights of another checkpoint."""
+    (checkpoint.parent / "notes.md").write_text("## limits\n\nMany.\n")
+    done = run_with_hub(hub, REPUBLISHED, REPORT, checkpoint, cache=tmp_path / "cache")
+    first, second = (hub.repos["org/hand"].find(hub.repos["org/hand"].tags[tag]).files for tag in ("first", "second"))
+    assert "evaluation/real-photos-dev.json" in first and b"model-index" in first["README.md"].content, "same weights"
+    assert second.keys() == NAMES - {"LICENSE"}
+    text = second["README.md"].content.decode()
+    assert "license: cc-by-nc-4.0" in text and "trained-on-freihand" in text and "Not evaluated yet" in text
+    assert hub.repos["org/hand"].files["README.md"] == b"# mine" and len(hub.repos["org/hand"].history("main")) == 4
+    assert done.stderr.count("belongs to other weights") == 1 and done.stderr.count("says another licence") == 2
+    assert (
+        hub.repos["org/own"].files["geometry.py"] == b"# mine" and b"Many." in hub.repos["org/own"].files["README.md"]
+    )
+    assert not hub.unknown
+
+
 # -- push_to_hub
 
 PUSHES = """
@@ -403,9 +447,10 @@ from transformers import pipeline
 
 folder = sys.argv[1]
 model = HandMIMForMeshEstimation.from_pretrained(folder)
-model.push_to_hub("org/model", licence="MIT", max_shard_size="300KB")
+model.push_to_hub("org/model", max_shard_size="300KB")
+model.push_to_hub("org/model", licence="MIT", datasets=["freihand"])
 HfApi().upload_file(path_or_fileobj=b"---\\nlicense: mit\\n---\\nmine", path_in_repo="README.md", repo_id="org/model")
-model.push_to_hub("org/model", commit_message="again", revision="next")
+model.push_to_hub("org/model", commit_message="again", revision="next", carry_code=False)
 model.push_to_hub("org/model")
 HandMIMImageProcessor(size=64, box_scale=1.5).push_to_hub("org/model")
 model.save_pretrained(folder + "-saved", push_to_hub=True, repo_id="org/saved", private=True)
@@ -431,7 +476,9 @@ def test_push_to_hub(hub: HubServer, tiny_checkpoint: Path, tmp_path: Path) -> N
     commits = [commit for commit in hub.repos["org/model"].history("main") if "config.json" in commit.files]
     sharded = commits[-1].files
     assert "model.safetensors" not in sharded and "model.safetensors.index.json" in sharded
-    assert b"license: mit" in sharded["README.md"].content and b"stub" not in sharded["README.md"].content
+    assert b"not stated" in sharded["README.md"].content and b"stub" not in sharded["README.md"].content
+    told = commits[-2].files["README.md"].content
+    assert b"license: mit" in told and b"trained-on-freihand" in told, "the card stayed without what was told"
     files = hub.repos["org/model"].files
     assert "model.safetensors" in files and not [name for name in files if name.startswith("model-")], "old shards"
     assert files["README.md"].endswith(b"mine"), "a card that is there stays"

@@ -88,6 +88,7 @@ class PublishingTrainer(Trainer):
                 self.hub_model_id,
                 commit_message=f"Training in progress, step {self.state.global_step}",
                 blocking=False,
+                in_training=True,
                 token=self.args.hub_token,
                 revision=self.args.hub_revision,
             )
