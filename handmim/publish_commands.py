@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
     publish.add_argument("--licence", "--license", metavar="SPDX", help="of the weights (default: the zoo's)")
     publish.add_argument("--base-model", metavar="ID", help="what training started from (default: the recipe's)")
     publish.add_argument("--dataset", action="append", metavar="NAME", help="repeatable (default: the recipe's)")
-    publish.add_argument("--private", action="store_true", help="of a new repository")
+    publish.add_argument("--private", action="store_true", help="a new one; a public one is refused")
     publish.add_argument("--revision", metavar="BRANCH", help="made if it is not there (default: main)")
     publish.add_argument("--no-code", action="store_true", help="leave the Python files out: only for handmim's users")
     publish.add_argument(

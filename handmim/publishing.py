@@ -67,7 +67,7 @@ def publish(
         notes: Markdown for the card; see `model_card.read_notes`.
         licence: SPDX name of the weights' licence; None: the zoo's, for a checkpoint of that name.
         base_model, datasets: For the card; None: the recipe's.
-        private: Of a new repository.
+        private: Whether nobody else may see it; a repository that is public already is refused then.
         revision: Branch; made if it is not there.
         token: Of the Hub; None: the one that was logged in with.
         carry_code: See `build_folder`.
@@ -140,13 +140,16 @@ def upload(
         blocking: False: a future is returned.
 
     Raises:
-        PublishError: The Hub did not take it, or its card may neither stay nor go.
+        PublishError: The Hub did not take it, it is public against the user's wish, or its card may neither stay nor
+            go.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     with _hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private:
+            check_private(repo_id, token)
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         there = _files_there(api, repo_id, revision)
@@ -165,6 +168,21 @@ def upload(
             ignore_patterns=NEVER,
             delete_patterns=stale or None,  # of these the client spares what the folder holds
             run_as_future=not blocking,
+        )
+
+
+def check_private(repo_id: str, token: str | bool | None = None) -> None:
+    """A repository that was there before keeps who may see it, whatever `create_repo` is told.
+
+    Raises:
+        PublishError: Everybody sees it.
+    """
+    from huggingface_hub import HfApi
+
+    if not HfApi(token=token).repo_info(repo_id).private:
+        raise PublishError(
+            f"{repo_id} is a public repository, and you asked for a private one; nothing was uploaded. Make it private "
+            "in its settings on the Hub, take another name, or publish without --private (private=True)"
         )
 
 

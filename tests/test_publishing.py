@@ -492,6 +492,44 @@ def test_push_to_hub(hub: HubServer, tiny_checkpoint: Path, tmp_path: Path) -> N
         assert not [name for name in repository.files if name.endswith((".bin", ".pt", ".pth", ".npz", ".pkl"))]
 
 
+PRIVATE = """
+import sys
+from handmim import HandMIMForMeshEstimation, HandMIMImageProcessor
+from handmim.cli import main
+from handmim.publishing import PublishError
+from handmim.training.trainer import HandMIMTrainer, HandMIMTrainingArguments
+
+folder = sys.argv[1]
+assert main(["publish", folder, "org/open", "--licence", "MIT", "--private"]) == 1
+assert main(["publish", folder, "org/new", "--licence", "MIT", "--private"]) == 0
+assert main(["publish", folder, "org/new", "--licence", "MIT", "--private", "--no-code"]) == 0
+model = HandMIMForMeshEstimation.from_pretrained(folder)
+options = dict(output_dir=folder + "-out", push_to_hub=True, hub_model_id="org/open", hub_private_repo=True)
+for push in (
+    lambda: model.push_to_hub("org/open", private=True),
+    lambda: HandMIMImageProcessor(size=64).push_to_hub("org/open", private=True),
+    lambda: HandMIMTrainer(model=model, args=HandMIMTrainingArguments(use_cpu=True, **options)),
+):
+    try:
+        push()
+    except PublishError as error:
+        print(error)
+    else:
+        raise SystemExit("uploaded")
+"""
+
+
+def test_a_public_repository_gets_nothing_that_is_to_be_private(
+    hub: HubServer, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The Hub changes nothing about a repository that is there: it was uploaded for all to see, without a word."""
+    hub.create("org/open")
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    done = run_with_hub(hub, PRIVATE, folder, cache=tmp_path / "cache")
+    assert "org/open is a public repository" in done.stderr and done.stdout.count("nothing was uploaded") == 3
+    assert not hub.repos["org/open"].files and hub.repos["org/new"].private and hub.repos["org/new"].files
+
+
 TRAINERS = """
 import sys
 from pathlib import Path

@@ -16,7 +16,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from handmim.publishing import push_folder
+from handmim.publishing import check_private, push_folder
 
 logger = logging.get_logger(__name__)
 
@@ -31,6 +31,12 @@ class PublishingTrainer(Trainer):
     def save_weights(self, folder: str | os.PathLike) -> None:
         """Write the model that is released."""
         self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers does before a run; with `hub_private_repo` a repository that is public already is refused."""
+        super().init_hf_repo(*args, **kwargs)
+        if self.args.hub_private_repo and self.is_world_process_zero():
+            check_private(self.hub_model_id, kwargs.get("token") or self.args.hub_token)
 
     def push_to_hub(
         self,
