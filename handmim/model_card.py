@@ -21,6 +21,7 @@ from typing import Any
 from .model_card_comparisons import belongs_to, is_comparison, load_comparison
 from .model_card_detections import check_detection, is_detection, load_detection
 from .model_card_reports import report_name
+from .model_card_settings import difference, processor_values
 from .model_card_weights import CardError, weights_checksum, weights_facts
 from .zoo import zoo
 
@@ -293,6 +294,16 @@ def _check_report(report: Mapping[str, Any], facts: CardFacts, folder: Path) -> 
         if value is not None and model.get(key) != value:
             raise CardError(
                 f"{what} is of another model: its {key} is {model.get(key)}, {facts.name} has {value}; {again}"
+            )
+    for place, theirs, ours in (
+        ("config", model.get("config"), facts.config),
+        ("processor", model.get("processor"), processor_values(folder)),
+    ):
+        differing = difference(theirs, ours)
+        if differing:
+            key, value, here = differing
+            raise CardError(
+                f"{what} was made with another {place}: its {key} is {value}, {facts.name} has {here}; {again}"
             )
     if not all(math.isfinite(entry["value"]) for entry in _figures(report)):
         raise CardError(f"{what} holds figures that are no numbers; {again}")

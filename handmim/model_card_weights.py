@@ -6,6 +6,7 @@ Sizes come from the headers alone; torch is not needed for either.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -49,24 +50,51 @@ def weights_checksum(folder: Path, dtype: str) -> str | None:
     """`evaluation.report.weights_checksum` of the model that loads from a folder in this dtype, without torch.
 
     Returns:
-        SHA-256 in hexadecimal digits; None where numpy cannot make that dtype of the weights (bfloat16).
+        SHA-256 in hexadecimal digits; None for a dtype that no report can be of.
 
     Raises:
         CardError: There are no weights, or they are damaged.
     """
-    if dtype not in ("float16", "float32", "float64"):
+    if dtype not in DTYPES.values():
         return None
     digest = hashlib.sha256()
-    with _tensors(folder) as (_, tensors):
+    with _tensors(folder) as (files, tensors):
+        halves = {name: value for file in files for name, value in _bfloat16_tensors(file).items()}
         for name, file in sorted(tensors.items()):
             stored = file.get_slice(name).get_dtype()
-            if stored == "BF16":
-                return None
-            values = file.get_tensor(name)
-            values = values.astype(dtype) if stored in DTYPES else values
-            digest.update(f"{name} torch.{values.dtype} {tuple(values.shape)}".encode())
+            values = _float32(halves[name]) if name in halves else file.get_tensor(name)
+            kind = dtype if stored in DTYPES else str(values.dtype)
+            values = _bfloat16(values) if kind == "bfloat16" else values.astype(kind)
+            digest.update(f"{name} torch.{kind} {tuple(values.shape)}".encode())
             digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
+
+
+def _bfloat16_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file that numpy has no dtype for: their bits as uint16, read when they are used.
+
+    Source: the format of safetensors: eight bytes with the header's length, the header in JSON, the data.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] == "BF16" and math.prod(entry["shape"]):
+            start, shape = 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+            found[name] = np.memmap(path, "<u2", "r", start, shape or (1,)).reshape(shape)
+    return found
+
+
+def _float32(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 is the upper half of float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    """Bits of the nearest bfloat16 to finite values, ties to even, as torch rounds."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).reshape(values.shape)
 
 
 @contextmanager

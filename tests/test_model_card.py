@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,10 +141,25 @@ def test_weights_have_the_checksum_of_reports(stored: torch.dtype, tiny_checkpoi
     from handmim import HandMIMForMeshEstimation
 
     HandMIMForMeshEstimation.from_pretrained(tiny_checkpoint, dtype=stored).save_pretrained(tmp_path)
-    model = HandMIMForMeshEstimation.from_pretrained(tmp_path, dtype=torch.float32)
-    known = None if stored == torch.bfloat16 else reports.weights_checksum(model)
-    assert weights_checksum(tmp_path, "float32") == known
-    assert weights_checksum(tmp_path, "bfloat16") is None
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        model = HandMIMForMeshEstimation.from_pretrained(tmp_path, dtype=dtype)
+        assert weights_checksum(tmp_path, str(dtype).removeprefix("torch.")) == reports.weights_checksum(model)
+    assert weights_checksum(tmp_path, "int8") is None
+
+
+def test_a_report_of_other_bfloat16_weights_is_refused(
+    tiny_checkpoint: Path, save: Callable[..., Path], tmp_path: Path, described: Any
+) -> None:
+    """Their checksum was not looked at."""
+    from handmim import HandMIMForMeshEstimation
+
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    HandMIMForMeshEstimation.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    model = HandMIMForMeshEstimation.from_pretrained(folder, dtype=torch.float32)
+    same = described | {"weights_checksum": reports.weights_checksum(model)}
+    assert collect_facts(folder, reports=[save(model=same)]).dtype == "bfloat16"
+    with pytest.raises(CardError, match="of another model: its weights_checksum is"):
+        collect_facts(folder, reports=[save()])
 
 
 def test_what_is_no_checkpoint_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -357,6 +373,46 @@ def test_a_report_of_other_weights_is_refused(tiny_checkpoint: Path, save: Calla
             collect_facts(tiny_checkpoint, reports=[save(model=described | {key: value})])
     with pytest.raises(CardError, match="is of a submission"):
         collect_facts(tiny_checkpoint, reports=[save(model=None, submission={"file": "pred.json"})])
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("config.json", "num_feedback", 2),
+        ("config.json", "fit_steps", 9),
+        ("config.json", "fit_turn", 0.7),
+        ("config.json", "orientation_frame", "ray"),
+        ("config.json", "mean_camera", [1.0, 0.0, 0.5]),
+        ("preprocessor_config.json", "box_scale", 2.0),
+        ("preprocessor_config.json", "image_mean", [0.4, 0.5, 0.5]),
+        ("preprocessor_config.json", "size", {"height": 96, "width": 96}),
+    ],
+)
+def test_a_report_made_with_other_settings_is_refused(
+    tiny_checkpoint: Path, save: Callable[..., Path], tmp_path: Path, file: str, field: str, value: object
+) -> None:
+    """The same weights predict something else with them."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    settings = json.loads((folder / file).read_text())
+    assert settings[field] != value
+    (folder / file).write_text(json.dumps(settings | {field: value}))
+    with pytest.raises(CardError, match=f"made with another (config|processor): its {field} is .*handmim evaluate"):
+        collect_facts(folder, reports=[save()])
+
+
+def test_reports_without_settings_and_settings_of_training_are_no_matter(
+    tiny_checkpoint: Path, save: Callable[..., Path], tmp_path: Path, described: Any
+) -> None:
+    older = {key: value for key, value in described.items() if key not in ("config", "processor")}
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"drop_path_rate": 0.3, "transformers_version": "5.0.0"}))
+    assert collect_facts(folder, reports=[save()]).reports
+    (folder / "config.json").write_text(json.dumps(config | {"fit_steps": 9}))
+    assert collect_facts(folder, reports=[save(model=older)]).reports
+    (folder / "preprocessor_config.json").write_text("[1")
+    with pytest.raises(CardError, match="preprocessor_config.json cannot be read"):
+        collect_facts(folder, reports=[save(model=older)])
 
 
 def test_a_damaged_report_is_refused(tiny_checkpoint: Path, save: Callable[..., Path]) -> None:
