@@ -29,7 +29,15 @@ MAX_TOLD = 8
 TEXT_TOLERANCE = 1e-3  # of numbers that were written with four digits or more
 _NUMBER = re.compile(r"-?\d+\.\d+(?:[eE][-+]?\d+)?")
 _PLACES = "home|Users|root|mnt|media|data|tmp|scratch|work|workspace|private|var|opt|srv|Volumes"
-_PATH_INSIDE = re.compile(rf"(?<![\w.:/])/(?:{_PLACES})/[\w.-]+|\b[A-Za-z]:[\\/]+\w|file://", re.ASCII)
+# Of all other absolute paths two parts count. Not in addresses (a part or a slash stands before them), links of a site
+# `](/a/b)`, `runs/*/a/b` and `\frac{a}/b`; nor places that all machines have, and what manuals write for them.
+_KNOWN = "usr/(?:bin|lib|local|share|include)|path/to|api|v[0-9]+|bin|dev|etc|proc|sys"
+_DEEP = rf"(?<![\w./)}}\]\\])(?<!/\*)(?<!\]\()/(?!(?:{_KNOWN})(?![\w.-]))(?:\w[\w.-]+/[\w.-]+|\w/[\w.-]{{3,}})"
+_OF_HOME = r"(?<![\w/~])~(?:[A-Za-z][\w-]*)?/[\w-][\w.-]*/[\w.-]+"  # not ~/.cache/...
+_OF_SERVER = r"(?<![^\s\"'`(=<])(?:\\\\|\\\\\\\\)[\w.-]{2,}\\{1,2}[\w$.-]{2,}"
+_PATH_INSIDE = re.compile(
+    rf"(?<![\w.:/])/(?:{_PLACES})/[\w.-]+|\b[A-Za-z]:[\\/]+\w|file://|{_DEEP}|{_OF_HOME}|{_OF_SERVER}"
+)
 _PATH_ALONE = re.compile(r"/[^/\s]+/?[^\n]*|~[\w.-]*[/\\][^\n]*|[A-Za-z]:[\\/][^\n]*|\\\\[^\n]*")
 
 

@@ -210,8 +210,9 @@ def without_places(value: Any) -> Any:
     if isinstance(value, str) and "\n" not in value:
         if value.startswith("~") or PurePosixPath(value).is_absolute():
             return PurePosixPath(value).name
-        if PureWindowsPath(value).drive:
-            return PureWindowsPath(value).name
+        windows = PureWindowsPath(value)  # takes both slashes
+        if windows.drive or ".." in windows.parts:
+            return windows.name if windows.name != ".." else ""
     return value
 
 

@@ -14,6 +14,7 @@ from .hub_code import PACKAGE, architecture, copy_code, marked_config, marked_pr
 from .model_card import CardFacts, card_text
 from .model_card_metadata import REPORTS_FOLDER
 from .model_card_reports import report_bytes, report_name
+from .picture_files import without_metadata
 from .repository_card import PublishError, folder_fingerprint, signed
 
 CONFIG, PROCESSOR, CARD = "config.json", "preprocessor_config.json", "README.md"
@@ -108,7 +109,7 @@ def _fill(checkpoint: Path, folder: Path, facts: CardFacts | None, carry_code: b
 def _write_facts(folder: Path, facts: CardFacts) -> None:
     (folder / CARD).write_text(signed(card_text(facts), folder_fingerprint(folder)), encoding="utf-8")
     for picture in map(Path, facts.pictures):
-        shutil.copyfile(picture, folder / picture.name)
+        (folder / picture.name).write_bytes(_picture(picture))
     if facts.recipe is not None:
         import yaml
 
@@ -117,6 +118,18 @@ def _write_facts(folder: Path, facts: CardFacts) -> None:
     for report in facts.measurements:  # under the name and with the check sum that the card states
         (folder / REPORTS_FOLDER).mkdir(exist_ok=True)
         (folder / REPORTS_FOLDER / report_name(report)).write_bytes(report_bytes(report))
+
+
+def _picture(path: Path) -> bytes:
+    """A picture's file without places, names and times.
+
+    Raises:
+        PublishError: It cannot be read.
+    """
+    try:
+        return without_metadata(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise PublishError(f"the picture {path} cannot be published ({error}); save it again as JPEG or PNG") from error
 
 
 def _processor(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from handmim import HandMIMConfig, HandMIMForMeshEstimation
-from handmim.checkpoint_safety import UnsafeUploadError, check_folder
+from handmim.checkpoint_safety import UnsafeUploadError, _path_in, check_folder
 from handmim.cli import main
 from handmim.errors import HandMIMError
 from handmim.hand_arrays import _runs, _spreads, hand_array_in, known_arrays, known_shapes
@@ -114,10 +115,20 @@ def test_shards_stay_shards(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_loses_the_places_of_its_machine(checkpoint: Path) -> None:
     recipe = {"name": "mine", "data": [{"name": "freihand", "root": "/srv/people/anna/FreiHAND"}], "training": {}}
+    recipe["photos"] = {
+        "name": "folder",
+        "root": "../../secret/customer/photos",
+        "more": "..\\secret\\b",
+        "up": "../..",
+    }
+    recipe["model"] = {"checkpoint": "../anna/base/release"}
     (checkpoint.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     out = published(checkpoint)
     found = yaml.safe_load((out / "recipe.yaml").read_text())
     assert found["data"][0]["name"] == "freihand" and "anna" not in (out / "recipe.yaml").read_text()
+    assert found["photos"] == {"name": "folder", "root": "photos", "more": "b", "up": ""}
+    assert found["model"]["checkpoint"] == "release" and "secret" not in (out / "recipe.yaml").read_text()
+    assert not {"anna", "secret"} & set(re.findall(r"\w+", (out / "README.md").read_text()))
 
 
 def test_what_a_trainer_keeps_for_itself_stays(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,6 +312,64 @@ def test_notes_with_a_path_are_refused(checkpoint: Path, tmp_path: Path) -> None
     notes.write_text("A hand model.\n\n## training\n\nTrained from /home/anna/data/hands on one GPU.\n")
     with pytest.raises(UnsafeUploadError, match=r"README.md: line \d+ holds a path or name .*/home/anna"):
         published(checkpoint, notes=notes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "read from /gpfs/anna/freihand on",
+        "(/nfs/anna/x)",
+        "`/cluster/home/anna/x`",
+        "/home2/anna",
+        "*/lustre/anna/hands*",
+        "see ~/projects/kunde, 2 GB",
+        "of ~anna/data/hands",
+        "rsync host:/gpfs/anna/x .",
+        "--data=/gpfs/anna/x </gpfs/anna>",
+        "</gpfs/anna/x>",
+        r"on \\server\anna\x",
+        r"`\\\\server\\anna`",
+        "/home/jörg",
+        "[x](/home/anna/x)",
+        "C:/Users/anna",
+        "/c/Users/anna",
+    ],
+)
+def test_paths_of_a_machine_are_seen(text: str) -> None:
+    assert _path_in(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see https://example.org/work/anna/x and <https://example.org/home/anna>, http://localhost:8080/a/b/c",
+        "[the paper](https://arxiv.org/abs/2307.16061v1) [a model](/org/model/x)",
+        "</details> <br/> <summary>a</summary></details>",
+        "a/b, and/or, 3/4, N/A, km/h, m/s /m/s, 2026/11/30, 30/11/2026, train/val/test, Hände/Köpfe/Füße",
+        "runs/mine/release, ./a/b/c, ../report.json, runs/*/freihand/report.json, **/report.json",
+        r"$\frac{a}/b/c$, \(x/y/z\), (a+b)/cc/dd, x \\ y \\\hline\hline \alpha\beta, $\left[0\right]/ab/cd$",
+        "#!/usr/bin/env python, /dev/null, /path/to/freihand/images, ~/.cache/huggingface, GET /api/models/x",
+        "~5/10/20 of them, ~~a/b/c~~, ~/data, left/right/",
+        "org/handmim-base@refs/pr/1, git@github.com:org/name/x.git, s3://bucket/a/b",
+    ],
+)
+def test_ordinary_words_with_slashes_are_no_paths(text: str) -> None:
+    assert _path_in(text) is None
+
+
+def test_pictures_lose_what_the_camera_wrote(checkpoint: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x013B] = "Anna Example"
+    Image.new("RGB", (8, 8)).save(tmp_path / "run" / "hand.jpg", exif=exif)
+    notes = tmp_path / "run" / "notes.md"
+    notes.write_text("![hand](hand.jpg)\n")
+    out = published(checkpoint, notes=notes)
+    assert b"Anna" not in (out / "hand.jpg").read_bytes() and Image.open(out / "hand.jpg").size == (8, 8)
+    (tmp_path / "run" / "hand.jpg").write_bytes(b"GIF89a")
+    with pytest.raises(PublishError, match=r"hand.jpg cannot be published \(it is no JPEG, PNG or WebP"):
+        publish(checkpoint, "org/tiny", licence="MIT", notes=notes, dry_run=tmp_path / "again")
 
 
 @pytest.fixture()
