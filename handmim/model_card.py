@@ -20,10 +20,10 @@ from typing import Any
 
 from .model_card_comparisons import belongs_to, is_comparison, load_comparison
 from .model_card_detections import check_detection, is_detection, load_detection
-from .model_card_reports import report_name
+from .model_card_reports import link_to, report_name
 from .model_card_settings import difference, processor_values
 from .model_card_weights import CardError, weights_checksum, weights_facts
-from .zoo import zoo
+from .zoo import ZooEntry, zoo
 
 ASSETS = Path(__file__).parent / "assets"
 TEMPLATE = ASSETS / "card_template.md"
@@ -33,7 +33,9 @@ MAX_NOTES_BYTES = 1 << 20
 NOTE_SECTIONS = ("summary", "pictures", "facts", "results", "training", "limits", "intended use", "licences")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _HEADING = re.compile(r"## +(.+?)\s*$")
-_IMAGE = re.compile(r"!\[([^\]\n]*)\]\(([^)\s]+)\)")
+# ![words](file.png), also with a title, and with <a name in angle brackets>.
+_IMAGE = re.compile(r"""!\[([^\]\n]*)\]\([ \t]*(?:<([^>\n]+)>|([^)<\s]+))([ \t]+(?:"[^"\n]*"|'[^'\n]*'))?[ \t]*\)""")
+_IMAGE_TAG = re.compile(r"<img\b", re.IGNORECASE)
 _FIELD = re.compile(r"\$(\w+)")
 
 
@@ -58,6 +60,7 @@ class CardFacts:
         carries_code: Whether the repository holds the Python files of the model.
         comparisons: Figures of other methods on the samples of a report, as tests/benchmarks/real_photos.py writes.
         detections: Figures of a detector, as tests/benchmarks/hand_detection.py writes.
+        revision: Branch on the Hub that the card goes to; None: "main".
     """
 
     name: str
@@ -76,6 +79,7 @@ class CardFacts:
     carries_code: bool = False
     comparisons: tuple[Mapping[str, Any], ...] = ()
     detections: tuple[Mapping[str, Any], ...] = ()
+    revision: str | None = None
 
     @property
     def measurements(self) -> tuple[Mapping[str, Any], ...]:
@@ -123,6 +127,7 @@ def collect_facts(
     datasets: Sequence[str] | None = None,
     name: str | None = None,
     recipe: Mapping[str, Any] | None = None,
+    revision: str | None = None,
 ) -> CardFacts:
     """What is known about a checkpoint. Of the weights only the header is read, unless there are reports to check.
 
@@ -132,12 +137,14 @@ def collect_facts(
             hand_detection.py wrote.
         notes: Markdown file with sections "## limits", ...; pictures it names lie where it says, beside it.
         repo_id: "org/name", where it is or will be on the Hub.
-        licence: SPDX name; None: what the zoo says about a checkpoint of this name or in the package, else "".
+        licence: SPDX name; None: what the zoo says about a checkpoint in the package, or of this name and network, else
+            "".
         base_model: What training started from; None: what the recipe says.
         datasets: None: those of the recipe.
         name: None: the repository's, else that of a checkpoint in the package, else the recipe's, else the folder's.
         recipe: None: `recipe.yaml` of the folder, or of the run that the folder is the result of; the zoo's for the
             checkpoint in the package.
+        revision: Branch on the Hub; None: "main".
 
     Raises:
         CardError: A file is missing, damaged or of another kind; a report is of another model.
@@ -149,19 +156,21 @@ def collect_facts(
     name = name or _name(folder, repo_id, recipe)
     texts, pictures = ({}, ()) if notes is None else read_notes(Path(notes))
     measurements = _measured(reports)
+    weights = weights_facts(folder)
     facts = CardFacts(
         name=name,
         repo_id=repo_id,
         config=config,
-        licence=_licence(name, folder) if licence is None else licence,
+        licence=_licence(name, folder, config, weights["parameters"]) if licence is None else licence,
         datasets=tuple(_datasets(recipe) if datasets is None else datasets),
         base_model=base_model or _base_model(recipe),
         recipe=recipe,
         notes=texts,
         pictures=pictures,
         carries_code="auto_map" in config,
+        revision=revision,
         **measurements,
-        **weights_facts(folder),
+        **weights,
     )
     for report in facts.reports:
         _check_report(report, facts, folder)
@@ -229,9 +238,20 @@ def _is_packaged(folder: Path) -> bool:
     return folder.resolve().parent == ASSETS.resolve()
 
 
-def _licence(name: str, folder: Path) -> str:
-    entry = zoo().get(folder.name if _is_packaged(folder) else name)
-    return entry.licence if entry else ""
+def _licence(name: str, folder: Path, config: Mapping[str, Any], parameters: int) -> str:
+    """The zoo's, of a checkpoint in the package, or of one of a name in the zoo that is the network it says there."""
+    if _is_packaged(folder):
+        return zoo()[folder.name].licence if folder.name in zoo() else ""
+    entry = zoo().get(name)
+    return entry.licence if entry and _is_of_the_zoo(entry, config, parameters) else ""
+
+
+def _is_of_the_zoo(entry: ZooEntry, config: Mapping[str, Any], parameters: int) -> bool:
+    """Whether a network can be the zoo's: anybody may give theirs its name."""
+    stated = [(config.get("image_size"), entry.image_size), (parameters, entry.parameters)]
+    if entry.hand_model is not None:  # configurations of backbones name one as well
+        stated.append((config.get("hand_model"), entry.hand_model))
+    return entry.architecture in (config.get("architectures") or ()) and all(ours == its for ours, its in stated)
 
 
 def _datasets(recipe: Mapping[str, Any] | None) -> list[str]:
@@ -352,10 +372,16 @@ def read_notes(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
                     "each once"
                 )
             current = found.setdefault(section, [])
+        elif not fenced and _IMAGE_TAG.search(re.sub(r"`[^`]*`", "", line)):
+            raise CardError(
+                f"{path}, line {number + 1}: the file of an <img> would stay behind; write ![words](file.png)"
+            )
         elif not (number == 0 and line.startswith("# ")):
             current.append(line.rstrip())
     notes = {section: "\n".join(lines).strip() for section, lines in found.items()}
-    pictures = dict.fromkeys(str(_picture(path, link)) for note in notes.values() for _, link in _IMAGE.findall(note))
+    pictures = dict.fromkeys(
+        str(_picture(path, _link(match))) for note in notes.values() for match in _IMAGE.finditer(note)
+    )
     names = Counter(Path(picture).name for picture in pictures)
     if max(names.values(), default=0) > 1:
         raise CardError(
@@ -377,7 +403,11 @@ def _picture(notes: Path, link: str) -> Path:
 
 def _beside(match: re.Match[str]) -> str:
     """A picture's link as the card has it: the file lies beside the card."""
-    return f"![{match[1]}]({PurePosixPath(match[2]).name})"
+    return f"![{match[1]}]({link_to(PurePosixPath(_link(match)).name)}{match[4] or ''})"
+
+
+def _link(match: re.Match[str]) -> str:
+    return match[2] or match[3]
 
 
 __all__ = ["CardError", "CardFacts", "card_text", "collect_facts"]

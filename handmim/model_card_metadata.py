@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from .evaluation.measures import MEASURES, heading
 from .evaluation.report import marks, own_data
@@ -126,7 +127,8 @@ def result(report: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
         ],
     }
     if facts.repo_id:
-        url = f"{HUB}/{facts.repo_id}/blob/main/{REPORTS_FOLDER}/{report_name(report)}"
+        branch = quote(facts.revision or "main", safe="")  # "refs/pr/1" is one part of an address
+        url = f"{HUB}/{facts.repo_id}/blob/{branch}/{REPORTS_FOLDER}/{report_name(report)}"
         entry["source"] = {"name": "report of handmim evaluate", "url": url}
     return entry
 

@@ -95,6 +95,11 @@ def cell(text: object) -> str:
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", one_line(text))
 
 
+def link_to(name: str) -> str:
+    """A file beside the card as the target of a link."""
+    return f"<{name}>" if re.search(r"[\s()]", name) else name
+
+
 def one_line(text: object) -> str:
     """A text with single blanks for all white space, and without what cannot be printed or encoded."""
     line = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from .evaluation.report import marks, own_data
 from .model_card_comparisons import belongs_to
 from .model_card_detections import detection_results
 from .model_card_metadata import has_mesh, is_repository, kind
-from .model_card_reports import cell, checksum, figures, groups, one_line, report_name, table
+from .model_card_reports import cell, checksum, figures, groups, link_to, one_line, report_name, table
 
 if TYPE_CHECKING:
     from .model_card import CardFacts
@@ -94,8 +95,10 @@ def pictures(facts: CardFacts) -> str:
     """What the notes say in this place, and the pictures that they do not show anywhere."""
     written = facts.notes.get("pictures", "")
     everywhere = "\n".join(facts.notes.values())
-    names = [Path(picture).name for picture in facts.pictures]
-    added = [f"![{cell(facts.name)}]({name})" for name in names if f"]({name})" not in everywhere]
+    links = [link_to(Path(picture).name) for picture in facts.pictures]
+    added = [
+        f"![{cell(facts.name)}]({link})" for link in links if not re.search(rf"\]\({re.escape(link)}[ )]", everywhere)
+    ]
     return "\n\n".join(filter(None, [written, *added]))
 
 

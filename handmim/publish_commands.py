@@ -67,7 +67,7 @@ def run_publish(args: argparse.Namespace) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="handmim-dry-run-") as temporary:
         out = Path(temporary) / "repository" if args.dry_run == UNUSED else Path(args.dry_run)
-        publish(checkpoint, args.repo_id, **options, dry_run=out)
+        publish(checkpoint, args.repo_id, **options, revision=args.revision, dry_run=out)
         print(listing(out))
         kept = "" if args.dry_run == UNUSED else f"; the card is {out / 'README.md'}"
         print(f"nothing was uploaded to {args.repo_id}{kept}")

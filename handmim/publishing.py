@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .checkpoint_safety import check_folder
 from .hub_code import code_names, copy_code, marked_processor, processor_of
@@ -37,6 +38,8 @@ NEVER = ["*.bin", "*.ckpt", "*.npy", "*.npz", "*.pickle", "*.pkl", "*.pt", "*.pt
 NEVER += [".*", "*/.*", "__pycache__/*"]
 # Weights of an earlier commit: beside new ones of another number of shards, transformers would load the old.
 STALE = ["model.safetensors", "model-*-of-*.safetensors", INDEX, "pytorch_model*.bin*"]
+
+NO_NAME = "{!r} is no name of a repository: it must be ORGANISATION/NAME"
 
 
 def publish(
@@ -65,7 +68,8 @@ def publish(
         repo_id: "organisation/name".
         reports: Files that `handmim evaluate` wrote; the card's figures come from them.
         notes: Markdown for the card; see `model_card.read_notes`.
-        licence: SPDX name of the weights' licence; None: the zoo's, for a checkpoint of that name.
+        licence: SPDX name of the weights' licence; None: the zoo's, for a checkpoint in the package or of that name
+            and network.
         base_model, datasets: For the card; None: the recipe's.
         private: Whether nobody else may see it; a repository that is public already is refused then.
         revision: Branch; made if it is not there.
@@ -80,12 +84,12 @@ def publish(
     Raises:
         PublishError, UnsafeUploadError, CardError, ModelError: Nothing was uploaded.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise PublishError(f"{repo_id!r} is no name of a repository: it must be ORGANISATION/NAME")
+    if "/" not in _checked_name(repo_id):
+        raise PublishError(NO_NAME.format(repo_id))
     folder = find_checkpoint(checkpoint)
-    options = {"base_model": base_model, "datasets": datasets}
+    options = {"reports": reports, "notes": notes, "licence": licence, "base_model": base_model, "datasets": datasets}
     check_source(folder)
-    facts = collect_facts(folder, reports=reports, notes=notes, repo_id=repo_id, licence=licence, **options)
+    facts = collect_facts(folder, repo_id=repo_id, revision=revision, **options)
     if not facts.licence:
         raise PublishError(
             f"the licence of {repo_id} is not known: it is no checkpoint of the zoo. Say what data and starting "
@@ -97,12 +101,24 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="handmim-publish-") as temporary:
         staged = Path(temporary) / "repository"
         build_folder(folder, staged, facts=facts, carry_code=carry_code)
-        told = _told(reports=reports, notes=notes, licence=licence, **options)
         where = {"private": private, "revision": revision, "token": token}
-        upload(staged, repo_id, told=told, commit_message=commit_message, **where)
+        upload(staged, repo_id, told=_told(**options), commit_message=commit_message, **where)
     from huggingface_hub import constants
 
-    return f"{constants.ENDPOINT}/{repo_id}"
+    address = f"{constants.ENDPOINT}/{repo_id}"
+    return f"{address}/tree/{quote(revision, safe='')}" if revision else address
+
+
+def _checked_name(repo_id: str) -> str:
+    """A repository's name, which is also a folder's: with an organisation, or alone, which the Hub takes as the user's.
+
+    Raises:
+        PublishError: It is none, or leads out of the folder that it is to name.
+    """
+    parts = repo_id.split("/")
+    if len(parts) > 2 or not all(re.fullmatch(r"[\w.-]+", part) and part.strip(".") for part in parts):
+        raise PublishError(NO_NAME.format(repo_id))
+    return repo_id
 
 
 def find_checkpoint(name: str | os.PathLike) -> Path:
@@ -235,7 +251,7 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise PublishError(f"{repo_id!r} is no name of a repository: it must be ORGANISATION/NAME") from error
+        raise PublishError(NO_NAME.format(repo_id)) from error
     except LocalTokenNotFoundError as error:
         raise PublishError(f"to publish {repo_id} log in first: hf auth login, or set HF_TOKEN") from error
     except HfHubHTTPError as error:
@@ -280,7 +296,7 @@ def push(
         What the Hub's client says of the commit.
     """
     with tempfile.TemporaryDirectory(prefix="handmim-push-") as temporary:
-        saved = Path(temporary) / repo_id.rsplit("/", 1)[-1]
+        saved = Path(temporary) / _checked_name(repo_id).rsplit("/", 1)[-1]
         if processor is not None:
             processor.save_pretrained(saved)
         if model is not None:
@@ -328,7 +344,7 @@ def push_folder(
     """
     told = {"reports": reports, "notes": notes, "licence": licence, "base_model": base_model, "datasets": datasets}
     known = told | {"base_model": base_model or loaded_from, "recipe": recipe}
-    facts = collect_facts(saved, repo_id=repo_id, **known)
+    facts = collect_facts(saved, repo_id=repo_id, revision=options.get("revision"), **known)
     staged = Path(tempfile.mkdtemp(prefix="handmim-upload-"))
     done = None
     try:

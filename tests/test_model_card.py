@@ -504,9 +504,25 @@ def test_notes_are_sections_by_name(tiny_checkpoint: Path, tmp_path: Path) -> No
     assert "![tiny](more.png)" in card_text(dataclasses.replace(found, pictures=("/somewhere/more.png",)))
 
 
+def test_pictures_in_all_ways_of_markdown_go_along(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Those with a title or in angle brackets stayed behind, and the card showed nothing."""
+    for name in ("a.png", "b c.png", "d.png"):
+        (tmp_path / name).write_bytes(b"png")
+    path = tmp_path / "notes.md"
+    path.write_text("![a](a.png \"of A\") and ![b](<b c.png>)\n\n![d]( <d.png> 'of D' )\n\nUse `<img>` elsewhere.\n")
+    found = collect_facts(tiny_checkpoint, notes=path)
+    assert [Path(picture).name for picture in found.pictures] == ["a.png", "b c.png", "d.png"]
+    text = card_text(found)
+    assert "![a](a.png \"of A\") and ![b](<b c.png>)\n\n![d](d.png 'of D')" in text and text.count(".png") == 3
+    assert "![tiny](<e f.png>)" in card_text(dataclasses.replace(found, pictures=("/somewhere/e f.png",)))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('x\n\n<IMG src="t.png">', "line 3: the file of an <img> would stay behind; write ![words](file.png)"),
+        ('![x](missing.png "title")', "missing.png must be"),
+        ("![x](<missing one.png>)", "missing one.png must be"),
         ("## Limit\n\nx", "line 1: section 'Limit' must be one of summary"),
         ("## limits\n\nx\n## Limits\n\ny", "each once"),
         ("![x](missing.png)", "missing.png must be"),

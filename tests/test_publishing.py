@@ -156,14 +156,18 @@ def test_publishing_marks_no_class_and_the_client_leaves_nothing_behind(checkpoi
     assert not [name for name in names(out) for pattern in NEVER if fnmatch.fnmatch(name, pattern)]
 
 
-def test_the_licence_of_the_zoo_is_known_and_others_are_asked_for(checkpoint: Path) -> None:
-    renamed = checkpoint.parent / "handmim-tiny-open"
-    checkpoint.rename(renamed)
-    facts = collect_facts(renamed, repo_id="org/handmim-tiny-open")
-    assert facts.licence == "Apache-2.0"
-    with pytest.raises(PublishError, match="--licence"):
-        publish(renamed, "org/my-hand", dry_run=renamed.parent / "out")
-    assert not (renamed.parent / "out").exists()
+def test_the_licence_of_the_zoo_is_for_its_own_networks(checkpoint: Path, tmp_path: Path) -> None:
+    """A repository's name alone made somebody's weights somebody else's."""
+    packaged = shutil.copytree(find_checkpoint("handmim-tiny-open"), tmp_path / "copy")
+    assert collect_facts(packaged, repo_id="org/handmim-tiny-open").licence == "Apache-2.0"
+    assert collect_facts(find_checkpoint("handmim-tiny-open"), repo_id="me/mine").licence == "Apache-2.0"
+    for name in ("handmim-base-freihand", "handmim-tiny-open", "my-hand"):
+        assert collect_facts(checkpoint, repo_id=f"me/{name}").licence == ""
+        with pytest.raises(PublishError, match="--licence"):
+            publish(checkpoint, f"me/{name}", dry_run=tmp_path / "out")
+    change_json(packaged / "config.json", hand_model="mano")
+    assert collect_facts(packaged, repo_id="org/handmim-tiny-open").licence == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_checkpoints_of_the_package_are_known_under_any_name() -> None:
@@ -416,8 +420,21 @@ def test_a_folder_of_the_users_is_not_touched(checkpoint: Path) -> None:
 def test_no_folder_and_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["publish", str(tmp_path / "none"), "org/x", "--dry-run"]) == 1
     assert "is no folder" in capsys.readouterr().err
-    assert main(["publish", "handmim-tiny-open", "my hand", "--dry-run"]) == 1
-    assert "ORGANISATION/NAME" in capsys.readouterr().err
+    for name in ("my hand", "alone", "me/..", "../me", "me/.", "a/b/c"):
+        assert main(["publish", "handmim-tiny-open", name, "--dry-run"]) == 1
+        assert "ORGANISATION/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["me/..", "..", "me/.", "a/b/c", "", "me/"])
+def test_a_push_goes_nowhere_but_into_its_own_folder(
+    name: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "me/.." wrote the model into the system's temporary folder itself."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with pytest.raises(PublishError, match="ORGANISATION/NAME"):
+        HandMIMForMeshEstimation.from_pretrained(tiny_checkpoint).push_to_hub(name)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 # -- reports and cards
@@ -438,19 +455,23 @@ assert main([*publish, "--no-code"]) == 0
 kept = HfApi().hf_hub_download("org/reported", "README.md")
 assert open(kept, "rb").read() == mine, "a card that is there stays"
 assert main([*publish, "--report", report, "--notes", notes]) == 0
+assert main([*publish, "--report", report, "--revision", "v2"]) == 0
 """
 
 
 def test_reports_travel_with_the_card_that_shows_them(hub: HubServer, tmp_path: Path) -> None:
     notes = tmp_path / "notes.md"
     notes.write_text("## Limits\n\nSmall hands are guessed.\n")
-    run_with_hub(hub, WITH_REPORTS, REPORT, notes, cache=tmp_path / "cache")
+    done = run_with_hub(hub, WITH_REPORTS, REPORT, notes, cache=tmp_path / "cache")
     files = hub.repos["org/reported"].files
     card, value = files["README.md"].decode(), json.loads(REPORT.read_text())["metrics"]["pa_mpjpe"]["value"]
     assert "model-index" in card and f"{value:.2f}" in card and "Small hands are guessed" in card
     assert [name for name in files if name.startswith("evaluation/")] == ["evaluation/real-photos-dev.json"]
     assert json.loads(files["evaluation/real-photos-dev.json"]) == json.loads(REPORT.read_text())
     assert HAND <= files.keys() and not hub.unknown
+    assert done.stdout.splitlines()[-1].endswith("/org/reported/tree/v2")
+    branch = hub.repos["org/reported"].find("v2").files
+    assert b"blob/v2/evaluation/real-photos-dev.json" in branch["README.md"].content and "blob/main/evaluation" in card
 
 
 def test_a_report_of_other_weights_is_refused(checkpoint: Path) -> None:
