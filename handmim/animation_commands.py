@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
         metavar="H",
         help="which hand of each frame: its number, or left or right for the likeliest of that side (default: 0)",
     )
-    animate.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for MANO hands")
+    animate.add_argument("--hand-model-path", metavar="PATH", help="MANO_RIGHT.pkl or its folder, for MANO hands")
     animate.add_argument(
         "--allow-licensed", action="store_true", help="write a MANO hand: the file then contains MANO itself"
     )

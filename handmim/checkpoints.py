@@ -55,7 +55,7 @@ def load_network(
     Args:
         source: Hub id or folder.
         dtype: Of its weights.
-        hand_model_path: MANO file or folder; None: looked up.
+        hand_model_path: MANO_RIGHT.pkl or its folder; None: looked up.
         mesh: Whether it must have a mesh head ("head"), and also a hand model that is there ("usable").
         hub_kwargs: As `HandMIM.from_pretrained` takes them.
 

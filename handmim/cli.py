@@ -147,7 +147,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="Hub id, folder, or a checkpoint in the package (default: handmim-tiny-open)",
     )
     add_revision_option(parser)
-    parser.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
+    parser.add_argument(
+        "--hand-model-path", metavar="PATH", help="MANO_RIGHT.pkl or its folder, for models that need it"
+    )
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add_estimate_options(parser)
 

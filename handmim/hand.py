@@ -221,7 +221,7 @@ class HandMIM:
             dtype: of the network, e.g. "bfloat16"; None: float32. The hand model always computes in float32. On a CPU
                 in float32 the linear layers are made faster, see `acceleration`; the weights stay what they are.
             detector: what finds hands when no boxes are given: "auto", a name, or an object; see `detection`.
-            hand_model_path: MANO file or folder, for checkpoints that need it; None: looked up.
+            hand_model_path: MANO_RIGHT.pkl or its folder, for checkpoints that need it; None: looked up.
             backend: "onnx" runs the graph that `handmim export --onnx` wrote, in onnxruntime, in its own precision.
             image_size: in place of the checkpoint's own: side of the crops, pixels. Fewer are faster, and less is seen
                 on them; more than in training do not help.

@@ -22,6 +22,9 @@ PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
 # Fingertips of the published 778-vertex mesh as smplx numbers them: thumb, index, middle, ring, little.
 TIP_VERTICES = (744, 320, 443, 554, 671)
 DISTAL_JOINTS = (15, 3, 6, 12, 9)  # last joint of the same fingers
+# A thumb that lies this far behind the palm, in lengths of the palm, is the other hand's. MANO's and the open hand's
+# lie 0.18 and 0.26 before it.
+CLEARLY_BEHIND = 0.05
 
 
 class ManoFileNotFoundError(HandMIMError, FileNotFoundError):
@@ -53,6 +56,7 @@ def find_mano(side: str, path: str | Path | None = None) -> Path:
     """The file to read: `path` (file or folder) alone if given, else `HANDMIM_MANO_DIR`, else the user's cache.
 
     Folders are searched for MANO_<SIDE>.npz and MANO_<SIDE>.pkl, directly and in a sub-folder `mano` (as smplx).
+    For a file whose name says the other side, the one beside it of the wanted side is taken, if it is there.
 
     Raises:
         ManoFileNotFoundError: there is none; the message lists the places and says what to do.
@@ -65,7 +69,7 @@ def find_mano(side: str, path: str | Path | None = None) -> Path:
         places.append(cache_dir())
     for place in places:
         if place.is_file():
-            return place
+            return place if side_in_name(place) in (side, None) else _beside(place, side) or place
         for folder in (place, place / "mano"):
             for ending in ("npz", "pkl"):
                 file = folder / f"MANO_{side.upper()}.{ending}"
@@ -79,6 +83,23 @@ def find_mano(side: str, path: str | Path | None = None) -> Path:
         "or set HANDMIM_MANO_DIR to the folder that holds the file, or pass its path. "
         'HandModel(kind="open") and its checkpoints need no licensed file.'
     )
+
+
+def side_in_name(file: Path) -> str | None:
+    """The side that a file's name says; None where it says none or both."""
+    sides = [side for side in ("right", "left") if side in file.stem.lower()]
+    return sides[0] if len(sides) == 1 else None
+
+
+def _beside(file: Path, side: str) -> Path | None:
+    """The other hand's file in the folder of one: of the same name but for the side, and of either kind."""
+    other = "left" if side == "right" else "right"
+    for spelt in (str.upper, str.lower, str.capitalize):  # MANO_LEFT, mano_left, Left
+        named = file.with_name(file.name.replace(spelt(other), spelt(side)))
+        for candidate in (named, named.with_suffix(".pkl"), named.with_suffix(".npz")):
+            if named.name != file.name and candidate.is_file():
+                return candidate
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -98,10 +119,16 @@ def load_mano(side: str, path: str | Path | None = None) -> dict[str, np.ndarray
         faces (F, 3), tip_vertices (5,): int64. The left hand's shape-sign fault is corrected.
 
     Raises:
-        ManoFileNotFoundError, ManoFileError, UnsafeFileError
+        ManoFileNotFoundError, UnsafeFileError
+        ManoFileError: It is no hand model, or the other hand's.
     """
-    file = find_mano(side, path)
+    return load_mano_file(side, find_mano(side, path))
+
+
+def load_mano_file(side: str, file: Path) -> dict[str, np.ndarray]:
+    """As `load_mano`, of exactly this file."""
     arrays = read_mano(file)
+    _check_side(arrays, side, file)
     if side == "left" and not arrays.pop("corrected", False):
         arrays["shape_dirs"] = _corrected_left(arrays, _companion(file))
     arrays.pop("corrected", None)
@@ -123,6 +150,33 @@ def read_mano(file: str | Path) -> dict[str, Any]:
         return _checked(raw)
     except (ManoFileError, UnsafeFileError) as error:
         raise ManoFileError(f"{file} is not a MANO hand model: {error}") from error
+
+
+def _check_side(arrays: dict[str, Any], side: str, file: Path) -> None:
+    """Raises ManoFileError if the template is clearly the other hand's, which would give mirrored hands."""
+    depth = thumb_depth(arrays["template"], arrays["joint_regressor"])
+    if (depth if side == "right" else -depth) < -CLEARLY_BEHIND:
+        mirrored = "; the package mirrors it for left hands" if side == "right" else ""
+        raise ManoFileError(
+            f"{file} holds a {'left' if side == 'right' else 'right'} hand, and the {side} one is needed: give "
+            f"MANO_{side.upper()}.pkl or its folder, or type handmim mano install MANO_{side.upper()}.pkl{mirrored}"
+        )
+
+
+def thumb_depth(template: np.ndarray, joint_regressor: np.ndarray) -> float:
+    """How far the thumb lies before the palm, in lengths of the palm: above 0 for right hands, below 0 for left ones.
+
+    The palm is the plane through the wrist and the roots of index and little finger. The cross product of the two
+    fingers, from the wrist, points out of a right hand's palm and out of the back of a left one. 0 without a palm.
+
+    Args:
+        template: (V, 3). joint_regressor: (16, V), to MANO's skeleton.
+    """
+    wrist, index, middle, little = (joint_regressor @ template)[[0, 1, 4, 7]]
+    thumb = (joint_regressor @ template)[13:16].mean(0)
+    normal = np.cross(index - wrist, little - wrist)
+    scale = np.linalg.norm(normal) * np.linalg.norm(middle - wrist)
+    return float(normal @ (thumb - wrist) / scale) if scale > 0 else 0.0
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
@@ -234,11 +288,8 @@ def find_tips(template: np.ndarray, joint_regressor: np.ndarray, skinning_weight
 
 def _companion(left: Path) -> Path | None:
     """The right hand's file beside the left one, or the installed one."""
-    beside = left.with_name(left.name.replace("LEFT", "RIGHT"))
-    for file in (beside, beside.with_suffix(".pkl"), beside.with_suffix(".npz"), installed_path("right")):
-        if file != left and file.is_file():
-            return file
-    return None
+    installed = installed_path("right")
+    return _beside(left, "right") or (installed if installed.is_file() else None)
 
 
 def _corrected_left(left: dict[str, Any], right_file: Path | None) -> np.ndarray:
@@ -285,14 +336,12 @@ def install_mano(file: str | Path, side: str | None = None) -> Path:
     if not file.is_file():
         raise ManoFileNotFoundError(f"{file} is not there; give the file that you downloaded from {MANO_URL}")
     if side is None:
-        name = file.stem.upper()
-        sides = [s for s in ("right", "left") if s.upper() in name]
-        if len(sides) != 1:
+        side = side_in_name(file)
+        if side is None:
             raise ManoFileError(f"the side is not clear from the name {file.name!r}: say which it is, right or left")
-        side = sides[0]
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
-    arrays = load_mano(side, file)
+    arrays = load_mano_file(side, file)
     target = installed_path(side)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")

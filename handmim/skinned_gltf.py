@@ -98,7 +98,7 @@ def export_animation(
         fps: Frames a second.
         times: Seconds of each frame, from 0 up, instead of `fps`.
         allow_licensed: Write a MANO hand, though the file then holds MANO's template, shape directions and weights.
-        hand_model_path: MANO file or folder; None: looked up.
+        hand_model_path: MANO_RIGHT.pkl or its folder; None: looked up.
 
     Raises:
         InputError: Hands of different sides or models, numbers that make no sense, times that do not increase, a MANO

@@ -29,7 +29,8 @@ def fabricate(num_vertices: int = 778, num_faces: int = 1538, seed: int = 0, sid
     for root, z in spread.items():
         start = 0.03 if root == 13 else 0.09
         for k in range(3):
-            joints[root + k] = [-start - 0.03 * k, -0.005 * k, z * (1 + 0.3 * k)]
+            # the palm looks along -y, and the thumb lies before it
+            joints[root + k] = [-start - 0.03 * k, -0.005 * k - 0.02 * (root == 13), z * (1 + 0.3 * k)]
     owner = np.concatenate([np.arange(16), rng.integers(0, 16, num_vertices - 16)])
     template = joints[owner] + rng.normal(0, 0.006, (num_vertices, 3))
     weights = rng.dirichlet(np.full(16, 0.05), num_vertices) * 0.3

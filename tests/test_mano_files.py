@@ -9,7 +9,9 @@ import pytest
 from fabricate_mano import fabricate, mirrored, write_npz, write_pickle
 
 from handmim.errors import HandMIMError
+from handmim.hand_model import HandModel
 from handmim.mano_files import (
+    CLEARLY_BEHIND,
     TIP_VERTICES,
     ManoFileError,
     ManoFileNotFoundError,
@@ -19,6 +21,7 @@ from handmim.mano_files import (
     installed_path,
     load_mano,
     read_mano,
+    thumb_depth,
 )
 from handmim.safe_pickle import UnsafeFileError
 
@@ -182,6 +185,62 @@ def test_left_alone_is_taken_for_the_published_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_mano("left")["shape_dirs"], first)  # the copy is not corrected again
     (tmp_path / "MANO_RIGHT.pkl").write_bytes(b"broken")
     np.testing.assert_array_equal(load_mano("left", file)["shape_dirs"], first)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The side
+
+
+def test_a_file_of_the_other_side_is_named(tmp_path: Path) -> None:
+    files = {side: write_pickle(tmp_path / f"{side[0]}.pkl", fabricate(50, side=side)) for side in ("right", "left")}
+    for wanted, other in (("right", "left"), ("left", "right")):
+        message = f"holds a {other} hand, and the {wanted} one is needed: give MANO_{wanted.upper()}.pkl"
+        with pytest.raises(ManoFileError, match=message) as error:
+            load_mano(wanted, files[other])
+        assert str(files[other]) in str(error.value)
+        with pytest.raises(ManoFileError, match=message):
+            install_mano(files[other], side=wanted)
+        assert not installed_path(wanted).exists()
+        load_mano(wanted, files[wanted])
+
+
+def test_a_file_of_the_other_side_is_installed_by_no_neighbour(tmp_path: Path) -> None:
+    for side in ("right", "left"):
+        write_pickle(tmp_path / f"MANO_{side.upper()}.pkl", fabricate(50, side=side))
+    with pytest.raises(ManoFileError, match="holds a left hand"):
+        install_mano(tmp_path / "MANO_LEFT.pkl", side="right")
+
+
+@pytest.mark.parametrize("name", ["MANO_{}.pkl", "mano_{}.pkl"])
+def test_the_neighbour_of_the_wanted_side_is_taken(tmp_path: Path, name: str) -> None:
+    case = str.upper if name.startswith("MANO") else str.lower
+    right, left = (tmp_path / name.format(case(side)) for side in ("right", "left"))
+    write_pickle(left, fabricate(50, side="left"))
+    assert find_mano("right", left) == left  # and reading it says what is wrong
+    write_npz(right.with_suffix(".npz"), fabricate(50))
+    assert find_mano("right", left) == right.with_suffix(".npz")
+    write_pickle(right, fabricate(50))
+    assert find_mano("right", left) == right and find_mano("left", right) == left
+    assert_is(load_mano("right", left), fabricate(50))
+
+
+@pytest.mark.parametrize("num_vertices", [20, 50, 100, 400, 778])
+def test_the_thumb_tells_the_side(num_vertices: int) -> None:
+    for seed in range(20):
+        model = fabricate(num_vertices, seed=seed)
+        depth = thumb_depth(model["v_template"], model["J_regressor"].toarray())
+        assert depth > CLEARLY_BEHIND
+        other = mirrored(model)
+        np.testing.assert_allclose(thumb_depth(other["v_template"], other["J_regressor"].toarray()), -depth)
+
+
+def test_the_open_hand_has_the_side_that_it_says() -> None:
+    hand = HandModel("open", "right")
+    assert thumb_depth(hand.template.numpy(), hand.joint_regressor.numpy()) > CLEARLY_BEHIND
+
+
+def test_the_side_of_no_hand_is_not_told() -> None:
+    assert thumb_depth(np.zeros((20, 3)), np.full((16, 20), 1 / 20)) == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,9 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N samples; told in the report")
     add_estimate_options(evaluate)
     evaluate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    evaluate.add_argument("--hand-model-path", metavar="PATH", help="MANO file or folder, for models that need it")
+    evaluate.add_argument(
+        "--hand-model-path", metavar="P", help="MANO_RIGHT.pkl or its folder, for models that need it"
+    )
     evaluate.set_defaults(run=run_evaluate, parser=evaluate)
 
 
