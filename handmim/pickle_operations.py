@@ -17,8 +17,14 @@ class UnsafeFileError(HandMIMError, ValueError):
 
 _MEMO_WRITES = ("PUT", "BINPUT", "LONG_BINPUT")
 _MEMO_READS = ("GET", "BINGET", "LONG_BINGET")
-_ARGUMENTS = {*_MEMO_WRITES, *_MEMO_READS, "LONG4"}
-_REFUSED = ("EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER")
+# Whole numbers and the bytes before their digits. Texts are decimal, the others little-endian.
+_INTEGERS = {"INT": 0, "LONG": 0, "BININT": 0, "BININT1": 0, "BININT2": 0, "LONG1": 1, "LONG4": 4}
+_STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+_ARGUMENTS = {*_MEMO_WRITES, *_MEMO_READS, *_INTEGERS}
+_REFUSED = (
+    *("EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"),
+    *("EMPTY_SET", "ADDITEMS", "FROZENSET"),  # no file needs sets, and two that are equal take long to compare
+)
 _PREFIX_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -27,12 +33,18 @@ _PREFIX_BYTES = {
 }
 # Bytes of a whole number: products of longer ones, and their hashes, take as long as one likes.
 _MAX_INTEGER = 256
-# Parts of a tuple that is the key of a dict or in a set, those of tuples in it included.
-_MAX_KEY = 64
+# Whole numbers below are their own hashes: others can be chosen to hash alike, and dicts of them take quadratic time.
+_MAX_KEY_NUMBER = 2**60
+# Bytes of a string that is a key: two equal ones are compared as often as a few bytes each name them.
+_MAX_KEY_BYTES = 4096
+_KEY = ""  # in place of the kind of what may be a key
 
 
-def _operations(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and arguments of a pickle's operations; `pickletools.genops` cannot read Python 2's byte strings."""
+def _operations(data: bytes) -> Iterator[tuple[str, bytes, int]]:
+    """Names of a pickle's operations, arguments of `_ARGUMENTS`, and lengths of arguments.
+
+    `pickletools.genops` cannot read Python 2's byte strings.
+    """
     end = 0
     while end < len(data):
         operation = pickletools.code2op.get(chr(data[end]))
@@ -51,7 +63,7 @@ def _operations(data: bytes) -> Iterator[tuple[str, bytes]]:
             end += _PREFIX_BYTES[size] + int.from_bytes(data[start : start + _PREFIX_BYTES[size]], "little")
         if end > len(data):
             raise UnsafeFileError(f"{operation.name} at byte {start - 1} claims more bytes than the file has")
-        yield operation.name, data[start:end] if operation.name in _ARGUMENTS else b""
+        yield operation.name, data[start:end] if operation.name in _ARGUMENTS else b"", end - start
         if operation.name == "STOP":
             return
     raise UnsafeFileError("the pickle is cut off")
@@ -59,12 +71,12 @@ def _operations(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 def check_operations(data: bytes) -> None:
     """Refuses what `find_class` does not see: extension codes, outside references, sizes and memo slots out of range,
-    long whole numbers, and keys that are large tuples.
+    long whole numbers, sets, and keys that are neither short strings nor whole numbers below 2**60.
 
     A memo slot 2**32 - 1 alone makes the C unpickler ask for 64 GiB.
     """
     keys = _Keys()
-    for name, argument in _operations(data):
+    for name, argument, length in _operations(data):
         if name in _REFUSED:
             raise UnsafeFileError(f"the pickle uses the operation {name}, which is not admitted")
         if name == "LONG4" and len(argument) > _MAX_INTEGER:
@@ -74,7 +86,7 @@ def check_operations(data: bytes) -> None:
             slot = int(argument) if name in ("PUT", "GET") else int.from_bytes(argument, "little")
             if not 0 <= slot <= len(data):
                 raise UnsafeFileError(f"the pickle asks for memo slot {slot} in a file of {len(data)} bytes")
-        keys.follow(name, slot)
+        keys.follow(name, slot, _kind(name, argument, length))
 
 
 def _stack_effect(operation: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
@@ -85,63 +97,87 @@ def _stack_effect(operation: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
 
 
 _EFFECTS = {operation.name: _stack_effect(operation) for operation in pickletools.opcodes}
-_TUPLES = ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE")
+_WORDS = {
+    operation.name: f"something of the kind {operation.stack_after[-1].name}"
+    for operation in pickletools.opcodes
+    if operation.stack_after
+}
+
+
+def _kind(name: str, argument: bytes, length: int) -> str:
+    """What an operation puts on the stack, in words for a message; `_KEY` if it may be a key."""
+    if name in _STRINGS:
+        return _KEY if length <= _MAX_KEY_BYTES else f"a string of {length} bytes"
+    if name in _INTEGERS:
+        return _KEY if _is_small(name, argument) else f"a whole number of {length} bytes"
+    return _WORDS.get(name, "")
+
+
+def _is_small(name: str, argument: bytes) -> bool:
+    """Whether a whole number is nearer to 0 than `_MAX_KEY_NUMBER`; a text that is none is left to the unpickler."""
+    if len(argument) > 32:
+        return False
+    if name not in ("INT", "LONG"):
+        return abs(int.from_bytes(argument[_INTEGERS[name] :], "little", signed=True)) < _MAX_KEY_NUMBER
+    try:
+        return abs(int(argument.strip().rstrip(b"L"))) < _MAX_KEY_NUMBER
+    except ValueError:
+        return False
 
 
 class _Keys:
-    """Follows an unpickler's stack as far as tuples go, to look at the keys of dicts and sets before they are hashed.
+    """Follows an unpickler's stack, to look at the keys of dicts before they are hashed.
 
-    Python hashes a tuple by walking all of it: one nested deeply enough overflows the C stack, and a few bytes that
-    hold the same tuple twice, level by level, never end.
+    Only strings, whose hashes nobody can choose, and small whole numbers are admitted. Python hashes and compares
+    tuples by walking all of them: one nested deeply enough overflows the C stack, and a few bytes that hold the same
+    tuple twice, level by level, never end. Large whole numbers can be chosen so that all hash alike.
 
     Attributes:
-        stack: Of every item the number of parts, unfolded; 0 for what is no tuple, no more than `_MAX_KEY` + 1.
+        stack: The kind of every item; `_KEY` for what may be a key.
         marks: Lengths of the stack at the marks that are set.
-        memo: Parts of stored items.
+        memo: Kinds of stored items.
     """
 
     def __init__(self) -> None:
-        self.stack: list[int] = []
+        self.stack: list[str] = []
         self.marks: list[int] = []
-        self.memo: dict[int, int] = {}
+        self.memo: dict[int, str] = {}
 
-    def follow(self, name: str, slot: int) -> None:
-        """One operation; `slot` is that of the memo, for those that name one.
+    def follow(self, name: str, slot: int, kind: str) -> None:
+        """One operation; `slot` is that of the memo, for those that name one, and `kind` what it puts on the stack.
 
         Raises:
-            UnsafeFileError: It takes more than there is, or a key is too large.
+            UnsafeFileError: It takes more than there is, or a key is of another kind.
         """
         stack, marks = self.stack, self.marks
         if name == "MARK" or (name == "POP" and marks and marks[-1] == len(stack)):
             marks.append(len(stack)) if name == "MARK" else marks.pop()
             return
         if name in _MEMO_WRITES or name == "MEMOIZE":
-            self.memo[len(self.memo) if name == "MEMOIZE" else slot] = stack[-1] if stack else 0
+            self.memo[len(self.memo) if name == "MEMOIZE" else slot] = stack[-1] if stack else "nothing"
             return
         count, marked, put = _EFFECTS[name]
         if len(stack) < count or (marked and not marks):
             raise UnsafeFileError(f"the operation {name} takes more than there is")
         start = marks.pop() if marked else len(stack) - count
         taken = stack[start:]
-        self._check(name, taken)
+        _check_keys(name, taken)
         del stack[start - count if marked else start :]
-        value = 0
-        if name in _TUPLES:
-            value = min(1 + len(taken) + sum(taken), _MAX_KEY + 1)
-        elif name in _MEMO_READS:
-            value = self.memo.get(slot, 0)
+        if name in _MEMO_READS:
+            kind = self.memo.get(slot, "nothing")
         elif name == "DUP":
-            value = taken[0]
-        stack += [value] * put
+            kind = taken[0]
+        stack += [kind] * put
 
-    @staticmethod
-    def _check(name: str, taken: list[int]) -> None:
-        """Raises UnsafeFileError if the items that an operation takes hold a key that is too large."""
-        if name == "SETITEM":
-            keys = taken[1:2]
-        elif name in ("SETITEMS", "DICT"):
-            keys = taken[::2]
-        else:
-            keys = taken if name in ("ADDITEMS", "FROZENSET") else []
-        if keys and max(keys) > _MAX_KEY:
-            raise UnsafeFileError(f"a key of a dict or set is a tuple of more than {_MAX_KEY} parts")
+
+def _check_keys(name: str, taken: list[str]) -> None:
+    """Raises UnsafeFileError if the items that an operation takes hold a key that is none."""
+    if name == "SETITEM":
+        keys = taken[1:2]
+    else:
+        keys = taken[::2] if name in ("SETITEMS", "DICT") else []
+    if any(keys):
+        raise UnsafeFileError(
+            f"the keys of a dict must be strings of up to {_MAX_KEY_BYTES} bytes or whole numbers below 2**60, "
+            f"got {next(filter(None, keys))}"
+        )

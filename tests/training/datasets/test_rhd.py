@@ -127,7 +127,7 @@ def test_wrong_labels_are_named(changeable, damage: Callable, field: str):
     assert "00001" in str(error.value)
 
 
-@pytest.mark.parametrize("number", [-1, 2**64])
+@pytest.mark.parametrize("number", [-1, 2**40])
 def test_numbers_that_no_picture_has_are_named(changeable, number: int):
     root, annotations = changeable
     annotations[number] = annotations[1]
