@@ -144,7 +144,8 @@ def _hands(path: Path) -> list[dict[str, Any]]:
 
 def _score(hand: dict[str, Any]) -> float:
     score = hand.get("score")
-    return score if isinstance(score, float) and math.isfinite(score) else -1.0
+    number = isinstance(score, (int, float)) and not isinstance(score, bool)
+    return score if number and abs(score) < math.inf else -1.0  # whole numbers may be too large for a float
 
 
 def _rate(text: str) -> float:

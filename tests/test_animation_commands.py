@@ -61,7 +61,16 @@ def test_files_in_natural_order(frames: Path) -> None:
 def test_the_likeliest_of_a_side(tmp_path: Path, hands: dict) -> None:
     path = tmp_path / "f.json"
     found = [hand.to_dict() for hand in (hands["left"][0], hands["right"][0], hands["right"][1])]
-    for first, second, best in ((0.4, 0.9, 2), (0.9, 0.4, 1), (None, None, 1), ("x", 0.1, 2)):
+    scores = (
+        (0.4, 0.9, 2),
+        (0.9, 0.4, 1),
+        (None, None, 1),
+        ("x", 0.1, 2),
+        (0.9, 1, 2),
+        (True, 0.1, 2),
+        (10**400, 0, 1),
+    )
+    for first, second, best in scores:
         found[1]["score"], found[2]["score"] = first, second
         path.write_text(json.dumps({"hands": found}))
         assert read_hand(path, "right").betas == found[best]["betas"]
