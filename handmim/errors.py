@@ -3,13 +3,14 @@
 Every message is one sentence that names the value and says what to do, so that a program can print it as it stands.
 """
 
+import tokenize
 import zipfile
 import zlib
 
 # What numpy and zipfile raise of .npz files that are cut off, damaged, encrypted, or of a kind they do not know.
 NPZ_ERRORS = (
     *(ValueError, OSError, KeyError, EOFError, MemoryError, RuntimeError),  # the last holds NotImplementedError
-    *(zipfile.BadZipFile, zlib.error),
+    *(zipfile.BadZipFile, zlib.error, OverflowError, tokenize.TokenError),
 )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .atomic_files import atomic_file
-from .errors import DataError, HandMIMError, InputError
-from .hamer_checks import SIDES, array_of, as_mapping, source_word
+from .errors import NPZ_ERRORS, DataError, HandMIMError, InputError
+from .hamer_checks import SIDES, array_of, as_mapping, check_camera, float32_of, source_word
 from .hamer_format import MAX_ERROR, to_hamer, to_wilor
 from .hamer_reading import check_faces, from_hamer, from_wilor
 from .hand import Hand
@@ -49,15 +49,16 @@ def read_hands(
         return hands_of_report(load_json(path, MAX_JSON_BYTES), path)
     if path.suffix != ".npz":
         raise InputError(f"{path} must be a .json file of handmim predict or an .npz file")
-    triangles = None if faces is None else _load_npy(faces)
+    triangles = None if faces is None else _load_faces(faces)
     arrays = load_npz(path, MAX_NPZ_BYTES)
+    where = str(path) if faces is None else f"{path} with the faces of {faces}"
     try:
         result = nested(arrays)
         convert: Any = from_wilor if isinstance(result, list) else from_hamer
         hands = convert(result, image_size=image_size, focal_length=focal_length, faces=triangles)
     except HandMIMError as error:
-        raise DataError(f"{path}: {error}") from error
-    sizes = np.array([hand.intrinsics[:2, 2] * 2 for hand in hands], np.float64)
+        raise DataError(f"{where}: {error}") from error
+    sizes = np.array([hand.intrinsics[:2, 2] for hand in hands], np.float64) * 2
     if not len(sizes):
         raise DataError(f"{path} holds no hands")
     if (sizes != sizes[0]).any():
@@ -83,7 +84,10 @@ def write_hands(path: Path, hands: list[Hand], size: np.ndarray, kind: str, max_
     if path.suffix != ending:
         raise InputError(f"the output must end in {ending} for {kind}, got {path.name!r}")
     if kind == "handmim":
-        data = json.dumps(report_of(hands, size)).encode()
+        try:
+            data = json.dumps(report_of(hands, size), allow_nan=False).encode()
+        except (ValueError, OverflowError) as error:
+            raise InputError("the hands hold numbers that are not finite, which JSON cannot tell") from error
         with atomic_file(path) as file:
             file.write(data)
         return
@@ -92,13 +96,18 @@ def write_hands(path: Path, hands: list[Hand], size: np.ndarray, kind: str, max_
         np.savez(file, **arrays)
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_faces(path: Path) -> np.ndarray:
+    """(F, 3) numbers of an .npy file."""
     if path.stat().st_size > MAX_NPZ_BYTES:
         raise DataError(f"{path} is larger than the {MAX_NPZ_BYTES} bytes that are read")
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:
+        with path.open("rb") as file:  # np.load would open archives too
+            faces = np.lib.format.read_array(file, allow_pickle=False)
+    except NPZ_ERRORS as error:
         raise DataError(f"{path} is not an .npy file of numbers: {error}") from error
+    if faces.dtype.kind not in "fiu" or faces.ndim != 2 or faces.shape[1] != 3:
+        raise DataError(f"{path} must hold the faces (F, 3), whole numbers, got {faces.dtype} of shape {faces.shape}")
+    return faces
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -160,7 +169,7 @@ def _row(value: Any, number: int) -> Any:
     row = value[number]
     if row.dtype.kind == "U":
         return str(row)
-    return None if row.ndim == 0 and np.isnan(row) else row
+    return None if row.ndim == 0 and row.dtype.kind == "f" and np.isnan(row) else row
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,7 +214,8 @@ def hand_of_row(row: Any) -> Hand:
     shapes: dict[str, tuple[int | None, ...]] = {"vertices": (None, 3), "joints": (21, 3), "keypoints_2d": (21, 2)}
     shapes |= {"betas": (10,), "global_orient": (3,), "hand_pose": (15, 3), "translation": (3,)}
     shapes |= {"intrinsics": (3, 3), "box": (4,)}
-    arrays = {name: array_of(row, name, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays = {name: float32_of(array_of(row, name, shape), name) for name, shape in shapes.items()}
+    check_camera(arrays["intrinsics"], "intrinsics")
     words = {"handedness": SIDES, "hand_model": ("open", "mano")}
     for name, allowed in words.items():
         if row.get(name) not in allowed:
@@ -217,7 +227,7 @@ def hand_of_row(row: Any) -> Hand:
         raise InputError("faces is missing")
     for name, shape in (("heatmap_keypoints", (21, 2)), ("crop_box", (4,))):  # of networks with heat maps
         if row.get(name) is not None:
-            arrays[name] = array_of(row, name, shape).astype(np.float32)
+            arrays[name] = float32_of(array_of(row, name, shape), name)
     return Hand(
         **arrays,
         faces=check_faces(row["faces"], len(arrays["vertices"])),

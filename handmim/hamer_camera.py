@@ -7,6 +7,7 @@ in this package: `cam_crop_to_full` of hamer/utils/renderer.py puts the middle o
 import numpy as np
 
 from .errors import InputError
+from .hamer_checks import check_camera
 
 # Of the published configurations: the focal length that the networks were trained with, for a crop of CROP_SIZE pixels.
 FOCAL_LENGTH = 5000.0
@@ -43,8 +44,10 @@ def hamer_camera(
         (3,) metres to be added to the points; the focal length, pixels; the largest distance that remains, pixels.
 
     Raises:
-        InputError: A point is not in front of the camera, or more than `max_error` remains.
+        InputError: A point is not in front of the camera, the intrinsics are no camera's, or more than `max_error`
+            remains.
     """
+    check_camera(intrinsics, "intrinsics")
     if not points[:, 2].min() > 0:
         raise InputError("HaMeR's camera needs a hand in front of it; part of this one has depth <= 0")
     axes, principal, centre = intrinsics[(0, 1), (0, 1)], intrinsics[:2, 2], image_size / 2
@@ -65,7 +68,7 @@ def hamer_camera(
         if np.abs(step).max() < 1e-10:
             break
     error = float(np.linalg.norm(pinhole(points + shift, focal, centre) - pixels, axis=-1).max())
-    if not error <= max_error:
+    if not error <= max_error:  # nor where it is not a number
         raise InputError(
             f"HaMeR's camera has square pixels and looks at the middle of the picture, {centre.tolist()}; with these "
             f"intrinsics {intrinsics.tolist()} it is {error:.2f} pixels off, more than max_error={max_error:g}: allow "

@@ -56,6 +56,26 @@ def array_of(
     return array
 
 
+def float32_of(values: Any, name: str) -> np.ndarray:
+    """Numbers as float32.
+
+    Raises:
+        InputError: One of them is not finite, or becomes so.
+    """
+    values = np.asarray(values, np.float64)
+    with np.errstate(over="ignore"):
+        array = values.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite in float32, got {values[~np.isfinite(array)][0]:g}")
+    return array
+
+
+def check_camera(intrinsics: np.ndarray, name: str) -> None:
+    """Raises InputError if (3, 3) intrinsics are no camera's: focal lengths above 0, and the last row 0, 0, 1."""
+    if not (intrinsics[(0, 1), (0, 1)] > 0).all() or (intrinsics[2] != (0, 0, 1)).any():
+        raise InputError(f"{name} must have focal lengths above 0 and the last row 0, 0, 1, got {intrinsics.tolist()}")
+
+
 def right_flags(data: Mapping[str, Any], key: str, count: int, where: str = "") -> np.ndarray:
     """(count,) of 0 and 1."""
     if key not in data:

@@ -34,7 +34,7 @@ from .hamer_camera import (
     hamer_camera,
     pinhole,
 )
-from .hamer_checks import SIDES, image_sizes
+from .hamer_checks import SIDES, float32_of, image_sizes
 from .hamer_reading import from_hamer, from_wilor
 from .hand import Hand
 from .images import load_image
@@ -108,10 +108,11 @@ def to_hamer(
         "scaled_focal_length": focal,
         "pred_cam_t_full": translation,
         "boxes": boxes,
-        "score": [np.nan if hand.score is None else hand.score for hand in hands],
         "projection_error": error,
     }
-    return {name: np.asarray(value, np.float32) for name, value in floats.items()} | {
+    scores = np.array([np.nan if hand.score is None else hand.score for hand in hands], np.float32)
+    return {name: float32_of(value, name) for name, value in floats.items()} | {
+        "score": scores,
         f"pred_{model}_params": _matrices(hands),
         "personid": np.arange(len(hands), dtype=np.int32),
         "faces": _right_faces(hands),
@@ -165,7 +166,9 @@ def to_wilor(hands: Sequence[Hand], image_size: Any = None, *, max_error: float 
             "pred_vertices": out["pred_vertices"][one] * mirror,
             "pred_cam_t_full": translation,
             "scaled_focal_length": focal,
-            "pred_keypoints_2d": pinhole(joints + translation, focal, out["img_size"][row] / 2).astype(np.float32),
+            "pred_keypoints_2d": float32_of(
+                pinhole(joints + translation, focal, out["img_size"][row] / 2), f"pred_keypoints_2d of hand {row}"
+            ),
         }
         entry = {"hand_bbox": out["boxes"][row].tolist(), "is_right": float(out["right"][row]), "wilor_preds": preds}
         entry |= {"img_size": out["img_size"][row].tolist(), "score": hand.score, "faces": out["faces"]}

@@ -14,7 +14,9 @@ from .hamer_checks import (
     SIDES,
     array_of,
     as_mapping,
+    check_camera,
     check_positive,
+    float32_of,
     image_sizes,
     needed,
     numbers,
@@ -292,8 +294,9 @@ def _hand(
     intrinsics = [[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]]
     arrays = parameters | {"vertices": vertices, "joints": joints, "translation": translation, "box": box}
     arrays |= {"keypoints_2d": pinhole(joints, focal, size / 2), "intrinsics": np.array(intrinsics)}
+    check_camera(float32_of(intrinsics, f"{name}: intrinsics"), f"{name}: intrinsics")
     return Hand(
-        **{key: np.asarray(value, np.float32) for key, value in arrays.items()},
+        **{key: float32_of(value, f"{name}: {key}") for key, value in arrays.items()},
         faces=faces if side == "right" else faces[:, ::-1].copy(),
         handedness=side,
         score=None if np.isnan(score) else float(score),

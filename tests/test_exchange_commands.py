@@ -12,7 +12,8 @@ from test_hamer_format import SIZE, assert_same, make_hand
 
 from handmim import Hand, HandModel
 from handmim.cli import main
-from handmim.exchange_files import flat, hands_of_report, nested, report_of
+from handmim.errors import InputError
+from handmim.exchange_files import flat, hands_of_report, nested, report_of, write_hands
 from handmim.hamer_format import from_hamer, from_wilor, to_hamer, to_wilor
 
 
@@ -169,6 +170,11 @@ def test_a_file_that_unpacks_to_too_much(tmp_path: Path, capsys: pytest.CaptureF
         ({"pred_vertices": np.array(["text"])}, "pred_vertices must be numbers"),
         ({"pred_vertices": np.zeros(3, [("x", "f4")])}, "pred_vertices must be numbers"),
         ({"pred_vertices": np.zeros((1, 3, 3), "M8[s]")}, "pred_vertices must be numbers"),
+        ({"wilor_preds.betas": np.zeros((1, 1, 10)), "is_right": np.array([b"x"])}, "must be numbers, got |S1"),
+        (
+            {"wilor_preds.betas": np.zeros((1, 1, 10)), "is_right": np.zeros(1, [("x", "f4")])},
+            "must be numbers, got [(",
+        ),
     ],
 )
 def test_hostile_arrays(arrays: dict, named: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -177,6 +183,61 @@ def test_hostile_arrays(arrays: dict, named: str, tmp_path: Path, capsys: pytest
     message = capsys.readouterr().err
     assert named in message and "bad.npz" in message or "right is both" in message or "one row" in message
     assert not (tmp_path / "out.json").exists()
+
+
+def test_archives_that_are_no_npz(hands: list[Hand], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    good = tmp_path / "good.npz"
+    np.savez(good, **flat(to_hamer(hands, SIZE)))
+    whole = good.read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:-100])
+    (tmp_path / "directory.npz").mkdir()
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("pred_vertices", "no array")
+    large = str({"descr": "<f4", "fortran_order": False, "shape": (2**70,)}).encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "large.npz", "w") as archive:
+        archive.writestr("pred_vertices.npy", b"\x93NUMPY\x01\x00\x76\x00" + large)
+    for name in ("cut", "directory", "text", "large"):
+        assert exchange(tmp_path / f"{name}.npz", "handmim", tmp_path / "out.json") == 1
+        message = capsys.readouterr().err
+        assert f"{name}.npz" in message and message.count("\n") == 1 and not (tmp_path / "out.json").exists()
+
+
+def test_odd_files_of_faces(hands: list[Hand], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source, faces = tmp_path / "hands.npz", tmp_path / "faces.npy"
+    np.savez(source, **flat(to_hamer(hands, SIZE)))
+    np.savez(tmp_path / "whole.npz", faces=np.zeros((1, 3)))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for content in (whole, whole[:-30], b"PK\x03\x04", b"", b"\x93NUMPY\x01\x00\x76\x00(", b"text"):
+        faces.write_bytes(content)
+        assert exchange(source, "handmim", tmp_path / "out.json", "--faces", str(faces)) == 1
+        message = capsys.readouterr().err
+        assert "faces.npy" in message and message.count("\n") == 1
+    arrays = (np.zeros((2, 3), "S3"), np.zeros((1, 2)), np.array([[0, 1, 99999]]), np.zeros((1, 3), [("x", "f4")]))
+    for array in arrays:
+        np.save(faces, array)
+        assert exchange(source, "handmim", tmp_path / "out.json", "--faces", str(faces)) == 1
+        message = capsys.readouterr().err
+        assert "faces.npy" in message and message.count("\n") == 1 and not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("name", ["vertices", "betas", "translation", "box", "scaled_focal_length"])
+def test_numbers_beyond_float32(hands: list[Hand], name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arrays = flat(to_hamer(hands, SIZE))
+    key = {"vertices": "pred_vertices", "betas": "pred_open_params.betas", "box": "boxes"}.get(name, name)
+    key = {"translation": "pred_cam_t_full"}.get(key, key)
+    arrays[key] = arrays[key].astype(np.float64)
+    arrays[key][..., -1] = 1e39
+    np.savez(tmp_path / "large.npz", **arrays)
+    assert exchange(tmp_path / "large.npz", "handmim", tmp_path / "out.json") == 1
+    message = capsys.readouterr().err
+    assert "large.npz" in message and "finite in float32" in message and not (tmp_path / "out.json").exists()
+
+
+def test_reports_hold_finite_numbers(hands: list[Hand], tmp_path: Path) -> None:
+    bad = replace(hands[0], betas=np.full(10, np.inf, np.float32))
+    with pytest.raises(InputError, match="not finite"):
+        write_hands(tmp_path / "out.json", [bad], np.array(SIZE), "handmim")
+    assert not list(tmp_path.iterdir())
 
 
 def change(report: Path, **fields: Any) -> None:
@@ -209,6 +270,11 @@ def change(report: Path, **fields: Any) -> None:
         ({"hand_model": "mano"}, "share a hand model"),
         ({"score": 7}, "hand 1: score must be in [0, 1]"),
         ({"intrinsics_source": {}}, "intrinsics_source"),
+        ({"vertices": [[1, 2, 1e39]]}, "hand 1: vertices must be finite in float32, got 1e+39"),
+        ({"crop_box": [0, 0, 1, 1e39]}, "hand 1: crop_box must be finite in float32"),
+        ({"intrinsics": [[-600, 0, 320], [0, -600, 240], [0, 0, 1]]}, "hand 1: intrinsics must have focal lengths"),
+        ({"intrinsics": [[0, 0, 320], [0, 600, 240], [0, 0, 1]]}, "hand 1: intrinsics must have focal lengths"),
+        ({"intrinsics": [[600, 0, 320], [0, 600, 240], [0, 0, 2]]}, "hand 1: intrinsics must have focal lengths"),
     ],
 )
 def test_wrong_reports(report: Path, fields: dict, named: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -217,6 +283,7 @@ def test_wrong_reports(report: Path, fields: dict, named: str, tmp_path: Path, c
         assert exchange(report, kind, tmp_path / "out.npz") == 1
         message = capsys.readouterr().err
         assert named in message or "no hands" in message or "hand models" in message
+        assert "photo.json" in message or "no hands" in message or "hand model" in message
         assert message.count("\n") == 1 and not (tmp_path / "out.npz").exists()
 
 

@@ -303,6 +303,14 @@ def test_a_camera_that_hamer_has_not_is_refused(models: dict) -> None:
         to_wilor([make_hand(models, intrinsics=np.diag([600.0, 660, 1]) + [[0, 0, 320], [0, 0, 240], [0, 0, 0]])], SIZE)
 
 
+@pytest.mark.parametrize(("place", "value"), [((0, 0), -600), ((1, 1), 0), ((2, 2), 2), ((2, 0), 1)])
+def test_an_impossible_camera_is_refused(models: dict, place: tuple[int, int], value: float) -> None:
+    hand = make_hand(models)
+    hand.intrinsics[place] = value
+    with pytest.raises(InputError, match="hand 0: intrinsics must have focal lengths above 0 and the last row 0, 0, 1"):
+        to_hamer([hand], SIZE)
+
+
 def test_the_fit_is_the_best_one(models: dict) -> None:
     hand = make_hand(models)
     points, camera = hand.vertices.astype(float), CENTRED + [[0, 0, 12], [0, 0, -7], [0, 0, 0]]

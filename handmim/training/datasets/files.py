@@ -181,12 +181,16 @@ def load_npz(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarr
             size = sum(info.file_size for info in archive.infolist())
         if size > max_bytes:
             raise DataError(f"{path} unpacks to {size} bytes, more than the {max_bytes} that are read")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
     except DataError:
         raise
     except NPZ_ERRORS as error:
         raise DataError(f"{path} is not an .npz of plain arrays: {error}") from error
+    for name, value in arrays.items():
+        if not isinstance(value, np.ndarray):  # numpy hands out other members as bytes
+            raise DataError(f"{path} is not an .npz of plain arrays: {name} is no array")
+    return arrays
 
 
 def load_mat(path: Path, names: Sequence[str], max_bytes: int = MAX_TEXT_BYTES) -> dict[str, np.ndarray]:
