@@ -57,14 +57,16 @@ def run_animate(args: argparse.Namespace) -> int:
     if not found:
         side = args.hand if isinstance(args.hand, str) else f"number {args.hand}"
         raise InputError(f"none of the {len(files)} file(s) has a hand {side}")
-    from .skinned_gltf import export_animation
+    from .skinned_gltf import inexact_message, is_inexact, write_animation
 
-    path = export_animation(
+    path, error = write_animation(
         hands, args.out, args.fps, allow_licensed=args.allow_licensed, hand_model_path=args.hand_model_path
     )
     missing = f", {len(files) - found} without the hand" if found < len(files) else ""
     size = path.stat().st_size / 1000
     print(f"wrote {path}: {len(files)} frame(s){missing}, {size:.0f} kB", file=sys.stderr)
+    if is_inexact(error):
+        print(f"warning: {inexact_message(error)}", file=sys.stderr)
     return 0
 
 

@@ -11,9 +11,10 @@ G, inverse bind matrices B and morph weights m. The hand model computes more tha
 * **Pose correctives** have no counterpart in glTF; without them the open hand is off by up to 4 mm.
 
 Whatever this leaves over is found as an offset of each vertex in the bind pose, frame by frame, and few targets
-`pose_0`, `pose_1`, ... are chosen whose sums give these offsets to `TOLERANCE`. They belong to this motion: at weight 0
-they do nothing, and another motion needs others. Their weights lie in [0, 1] because Blender (5.0) clamps animated
-weights to that range, widened by the first keyframe only; for the same reason changing betas are left to them.
+`pose_0`, `pose_1`, ... are chosen whose sums give these offsets to `TOLERANCE`, or as well as `MAX_POSE_TARGETS` can;
+how well is told. They belong to this motion: at weight 0 they do nothing, and another motion needs others. Their
+weights lie in [0, 1] because Blender (5.0) clamps animated weights to that range, widened by the first keyframe only;
+for the same reason changing betas are left to them.
 
 Frames: node rotations are `hand_pose` itself, and the bind pose lies in the hand model's own frame. The wrist's node
 carries the way into glTF's world: y up, metres, the camera of the picture at the origin, looking along -z.
@@ -22,6 +23,7 @@ carries the way into glTF's world: y up, metres, the camera of the picture at th
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +107,40 @@ def export_animation(
             hand without leave.
         ManoFileNotFoundError: A MANO hand without the file.
         OSError: The file cannot be written.
+
+    Warns:
+        UserWarning: The motion is so long and varied that a vertex is further off than `TOLERANCE` at a keyframe.
     """
+    path, error = write_animation(
+        hands, path, fps, times=times, allow_licensed=allow_licensed, hand_model_path=hand_model_path
+    )
+    if is_inexact(error):
+        warnings.warn(f"{path}: {inexact_message(error)}", stacklevel=2)
+    return path
+
+
+def is_inexact(error: float) -> bool:
+    """Whether an animation is further off than it should be; a micrometre is rounding."""
+    return error > TOLERANCE + 1e-6
+
+
+def inexact_message(error: float) -> str:
+    return (
+        f"vertices are up to {error * 1000:.2g} mm off at keyframes, more than {TOLERANCE * 1000:g} mm, because "
+        f"{MAX_POSE_TARGETS} shape keys cannot follow this motion more closely; write it in parts"
+    )
+
+
+def write_animation(
+    hands: PosedHand | Iterable[PosedHand | None],
+    path: str | os.PathLike,
+    fps: float = 30.0,
+    *,
+    times: Sequence[float] | None = None,
+    allow_licensed: bool = False,
+    hand_model_path: str | os.PathLike | None = None,
+) -> tuple[Path, float]:
+    """As `export_animation`, without the warning: the path, and how far vertices are off at keyframes, metres."""
     path = Path(path)
     if path.suffix.lower() != ".glb":
         raise InputError(f"an animated hand is written as .glb, got {path.name!r}")
@@ -123,7 +158,7 @@ def export_animation(
     data = glb_bytes(*_document(rig, motion, seconds))
     with atomic_file(path) as file:
         file.write(data)
-    return path
+    return path, motion.error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -263,6 +298,7 @@ class _Motion:
         steady: whether the frames have these betas.
         pose_targets: (K, V, 3) offsets in the bind pose, metres.
         pose_weights: (F, K) in [0, 1].
+        error: metres, that no vertex is further from the hand model's in any frame.
     """
 
     bind_joints: Tensor
@@ -272,16 +308,18 @@ class _Motion:
     steady: bool
     pose_targets: Tensor
     pose_weights: Tensor
+    error: float
 
     @classmethod
     def of(cls, rig: _Rig, global_orient: Tensor, hand_pose: Tensor, betas: Tensor, translation: Tensor) -> "_Motion":
         rotations = axis_angle_to_matrix(torch.cat([global_orient[:, None], hand_pose], 1))
         bind_joints, translations = _joint_translations(rig, rotations, betas)
-        offsets = _offsets(rig, rotations, translations, bind_joints, betas)
+        offsets, unsolved = _offsets(rig, rotations, translations, bind_joints, betas)
         translations[:, 0] += translation
         steady = bool((betas == betas[:1]).all())
-        targets, weights = choose_targets(offsets, TOLERANCE)
-        return cls(bind_joints, rotations, translations, betas.mean(0), steady, targets, weights)
+        targets, weights, left = choose_targets(offsets, TOLERANCE)
+        error = float((left + unsolved).max())  # skinning blends rotations, which lengthens nothing
+        return cls(bind_joints, rotations, translations, betas.mean(0), steady, targets, weights, error)
 
     @property
     def weights(self) -> Tensor:
@@ -314,11 +352,17 @@ def _joint_transforms(rotations: Tensor, translations: Tensor) -> tuple[Tensor, 
     return torch.stack(turns, 1), torch.stack(places, 1)
 
 
-def _offsets(rig: _Rig, rotations: Tensor, translations: Tensor, bind_joints: Tensor, betas: Tensor) -> Tensor:
-    """(F, V, 3) float32, metres: what the mean shape in the bind pose lacks for glTF's skinning to give the model's."""
+def _offsets(
+    rig: _Rig, rotations: Tensor, translations: Tensor, bind_joints: Tensor, betas: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the mean shape in the bind pose lacks for glTF's skinning to give the model's vertices.
+
+    Returns:
+        (F, V, 3) float32, metres; and (F,) the largest distance that these still leave.
+    """
     four = torch.zeros(len(rig.template), NUM_JOINTS).scatter_add_(1, rig.owners, rig.weights)
     shaped = rig.template + rig.shape_dirs @ betas.mean(0).float()
-    offsets = torch.empty(len(betas), *rig.template.shape)
+    offsets, unsolved = torch.empty(len(betas), *rig.template.shape), torch.empty(len(betas))
     for start in range(0, len(betas), CHUNK):
         part = slice(start, start + CHUNK)
         turns, places = _joint_transforms(rotations[part], translations[part])
@@ -330,11 +374,13 @@ def _offsets(rig: _Rig, rotations: Tensor, translations: Tensor, bind_joints: Te
         # Damped, because a blend of opposite rotations has no inverse; elsewhere it costs 1e-5 of the offset.
         transposed = blend.transpose(-1, -2)
         normal = transposed @ blend + 1e-5 * torch.eye(3)
-        offsets[part] = torch.linalg.solve(normal, transposed @ missing[..., None]).squeeze(-1)
-    return offsets
+        solved = torch.linalg.solve(normal, transposed @ missing[..., None])
+        offsets[part] = solved.squeeze(-1)
+        unsolved[part] = (missing - (blend @ solved).squeeze(-1)).norm(dim=-1).amax(1)
+    return offsets, unsolved
 
 
-def choose_targets(offsets: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def choose_targets(offsets: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """Few targets whose weighted sums give the offsets of every frame.
 
     Greedy: as long as a vertex is further off than the tolerance, what is left of the worst frame becomes a target,
@@ -345,25 +391,31 @@ def choose_targets(offsets: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
         tolerance: Metres.
 
     Returns:
-        Targets (K, V, 3), K <= `MAX_POSE_TARGETS` + 1, and weights (F, K) in [0, 1], float32.
+        Targets (K, V, 3), K <= `MAX_POSE_TARGETS` + 1, and weights (F, K) in [0, 1], float32; (F,) the largest distance
+        of a vertex that is left, above the tolerance where the targets were too few.
     """
     frames, vertices, _ = offsets.shape
     active = (offsets.abs() > NEGLIGIBLE).any(0).any(-1).nonzero().squeeze(1)
     left = offsets[:, active].reshape(frames, -1)
     targets, weights = left.new_zeros(0, left.shape[1]), left.new_zeros(frames, 0)
-    while len(targets) < MAX_POSE_TARGETS and left.numel():
-        error = left.view(frames, -1, 3).norm(dim=-1).amax(1)
+    error = _largest(left)
+    while len(targets) < MAX_POSE_TARGETS and error.max() > tolerance:
         worst = int(error.argmax())
-        if error[worst] <= tolerance:
-            break
         target = left[worst].clone()
         weight = left @ (target / target.dot(target))
         left -= weight[:, None] * target
         targets, weights = torch.cat([targets, target[None]]), torch.cat([weights, weight[:, None]], 1)
+        error = _largest(left)
     targets, weights = _from_zero_to_one(targets, weights)
     whole = offsets.new_zeros(len(targets), vertices, 3)
     whole[:, active] = targets.view(len(targets), len(active), 3)
-    return whole, weights
+    return whole, weights, error
+
+
+def _largest(offsets: Tensor) -> Tensor:
+    """(F,) longest of the offsets (F, 3 N) of each frame; 0 without any."""
+    lengths = offsets.view(len(offsets), -1, 3).norm(dim=-1) if offsets.numel() else offsets.new_zeros(len(offsets), 1)
+    return lengths.amax(1)
 
 
 def _from_zero_to_one(targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

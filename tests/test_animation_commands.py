@@ -51,6 +51,15 @@ def test_a_folder(
         assert error.max() < 1.1e-4
 
 
+def test_an_inexact_animation_warns(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["animate", str(frames), "--hand", "right", "--out", str(tmp_path / "hand.glb")]
+    assert main(options) == 0 and "warning" not in capsys.readouterr().err
+    monkeypatch.setattr("handmim.skinned_gltf.MAX_POSE_TARGETS", 0)
+    assert main(options) == 0 and "warning: vertices are up to" in capsys.readouterr().err
+
+
 def test_files_in_natural_order(frames: Path) -> None:
     names = [file.name for file in find_results([frames / "frame10.json", frames / "frame2.json"])]
     assert names == ["frame2.json", "frame10.json"]

@@ -25,7 +25,16 @@ from handmim.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from handmim.hand import CAMERA_TO_GLTF
 from handmim.hand_model import JOINT_ORDER, PARENTS
 from handmim.mano_files import ManoFileNotFoundError
-from handmim.skinned_gltf import HALF_TURN, JOINT_NAMES, MAX_FRAMES, TOLERANCE, HandFrame, export_animation
+from handmim.skinned_gltf import (
+    HALF_TURN,
+    JOINT_NAMES,
+    MAX_FRAMES,
+    TOLERANCE,
+    HandFrame,
+    export_animation,
+    is_inexact,
+    write_animation,
+)
 from handmim.synthesis.poses import sample_poses
 from handmim.synthesis.random import SampleRandom
 
@@ -86,6 +95,23 @@ def test_keyframes_have_the_models_vertices(files: dict, case: tuple[str, bool])
     assert 0 <= plain[10:].min() and plain[10:].max() <= 1
     plain[10:] = 0  # without the pose targets it would not do
     assert np.linalg.norm(glb.vertices(1.0, plain) - truth[30], axis=1).max() > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("most", [128, 2])
+def test_the_error_that_is_left_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("handmim.skinned_gltf.MAX_POSE_TARGETS", most)
+    hands = motion(changing=True)
+    path, told = write_animation(hands, tmp_path / "h.glb", FPS)
+    glb, (truth, _) = GlbFile(path), posed(hands)
+    errors = [np.linalg.norm(glb.vertices(f / FPS) - truth[f], axis=1).max() for f in range(FRAMES)]
+    assert 0.5 * told < max(errors) < told + ROUNDING
+    assert is_inexact(told) == (most == 2)
+
+
+def test_an_inexact_animation_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handmim.skinned_gltf.MAX_POSE_TARGETS", 2)
+    with pytest.warns(UserWarning, match=r"h.glb: vertices are up to [0-9.]+ mm off at keyframes, more than 0.1 mm"):
+        assert export_animation(motion(), tmp_path / "h.glb").is_file()
 
 
 @pytest.mark.parametrize("case", CASES)
