@@ -35,14 +35,14 @@ def soft_silhouette(
 
     Args:
         vertices: (B, V, 3) camera frame, metres.
-        faces: (F, 3) int64, consistent winding.
+        faces: (F, 3) int64, consistent winding; F may be 0.
         intrinsics: (B, 3, 3) or (3, 3), px of the picture that is drawn.
         height, width: Of the picture, px.
         sharpness: Width of the soft border, px: coverage goes from .27 to .73 over twice this distance.
 
     Returns:
         (B, height, width) in [0, 1], differentiable in the vertices and the intrinsics. A mesh that is nowhere in the
-        picture gives zeros without a gradient.
+        picture, or has no faces, gives zeros without a gradient.
     """
     in_plane = vertices.detach()[..., 2:].abs() < _PLANE
     points = project_with_depth(torch.where(in_plane, -1.0, vertices.float()), intrinsics.float())
@@ -180,7 +180,7 @@ def _mesh_edges(faces: Tensor) -> tuple[Tensor, Tensor]:
     """Edges (E, 2) of a mesh and the two faces (E, 2) of each, -1 for none."""
     sides = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values
     # one number an edge: sorting pairs takes twenty times as long
-    base = int(faces.max()) + 1
+    base = int(faces.max()) + 1 if len(faces) else 1
     keys, edge = (sides[:, 0] * base + sides[:, 1]).unique(return_inverse=True)
     edges = torch.stack([keys // base, keys % base], 1)
     owner = torch.arange(len(faces), device=faces.device).repeat(3)

@@ -163,3 +163,12 @@ def test_a_vertex_in_the_plane_of_the_camera_spoils_no_gradient(depth: float) ->
         soft.sum().backward()
         assert soft.sum() > 100 and points.grad.isfinite().all() and camera.grad.isfinite().all()
         assert points.grad[0, :4].any() and not points.grad[0, 4:].any()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_mesh_without_faces_is_nowhere(batch: int) -> None:
+    vertices = torch.rand(batch, 5, 3).add(0.5).requires_grad_()
+    picture = soft_silhouette(vertices, torch.zeros(0, 3, dtype=torch.int64), torch.eye(3) * 20, 12, 16)
+    assert picture.shape == (batch, 12, 16) and not picture.any()
+    picture.sum().backward()
+    assert not vertices.grad.any()
