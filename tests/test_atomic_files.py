@@ -75,3 +75,55 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="device or a pipe"), atomic_file(path) as file:
             file.write(b"new")
         assert (tmp_path / "pipe").is_fifo() and not list(tmp_path.glob(".*"))
+
+
+needs_links = pytest.mark.skipif(os.name == "nt", reason="Windows lets only some users make links")
+
+
+@needs_links
+def test_a_link_stays_and_the_file_behind_it_is_written(tmp_path: Path) -> None:
+    links, files = tmp_path / "links", tmp_path / "files"
+    links.mkdir()
+    (links / "first").symlink_to("second")
+    (links / "second").symlink_to(Path("..") / "files" / "a.txt")
+    for text in ("new", "newer"):  # what the link leads to is not there yet, then it is
+        with atomic_file(links / "first") as file:
+            file.write(text.encode())
+        assert (files / "a.txt").read_text() == text and not (files / "a.txt").is_symlink()
+    with pytest.raises(RuntimeError), atomic_file(links / "first") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert (files / "a.txt").read_text() == "newer" and list(files.iterdir()) == [files / "a.txt"]
+    assert sorted(path.name for path in links.iterdir() if path.is_symlink()) == ["first", "second"]
+
+
+@needs_links
+def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError) as error, atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+    assert error.value.filename == str(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_symlink()) == ["a", "b"]
+
+
+@needs_links
+def test_an_error_names_the_link(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    with pytest.raises(FileExistsError) as error, atomic_file(tmp_path / "link") as file:
+        file.write(b"new")
+    assert error.value.filename == str(tmp_path / "link")
+
+
+@needs_links
+def test_links_to_and_in_a_folder_stay(tmp_path: Path) -> None:
+    real = tmp_path / "disk" / "release"
+    real.mkdir(parents=True)
+    (tmp_path / "release").symlink_to(real)
+    (real / "model").symlink_to(tmp_path / "disk" / "model")
+    with atomic_folder(tmp_path / "release") as folder:
+        (folder / "model").write_text("new")
+    assert (tmp_path / "release").is_symlink() and (real / "model").is_symlink()
+    assert (tmp_path / "disk" / "model").read_text() == "new"
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["model", "release"]
