@@ -95,13 +95,17 @@ class Hand:
         at all.
 
         Raises:
-            InputError: another ending.
+            InputError: another ending, or vertices that are not finite.
             OSError: the file cannot be written.
         """
         path = Path(path)
         kind = path.suffix.lower().lstrip(".")
         if kind not in MESH_FORMATS:
             raise InputError(f"a mesh file must end in .glb, .obj or .ply, got {path.name!r}")
+        if not np.isfinite(self.vertices).all():
+            vertex = int(np.flatnonzero(~np.isfinite(self.vertices).all(1))[0])
+            place = self.vertices[vertex].tolist()
+            raise InputError(f"{path} cannot be written: vertex {vertex} of the hand is not finite, {place}")
         if kind == "glb":
             data = self._glb()
         else:
@@ -118,7 +122,7 @@ class Hand:
         from .rendering import vertex_normals
 
         vertices = self.vertices * CAMERA_TO_GLTF
-        faces = torch.from_numpy(np.asarray(self.faces, np.int64))
+        faces = torch.from_numpy(np.ascontiguousarray(self.faces, np.int64))  # torch takes no mirrored views
         normals = vertex_normals(torch.from_numpy(vertices)[None].double(), faces)[0]
         return mesh_glb(vertices, self.faces, normals.numpy())
 

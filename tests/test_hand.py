@@ -1,6 +1,8 @@
 """The front door and its results."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,34 @@ def test_export(hand: Hand, tmp_path: Path, kind: str) -> None:
         normals = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals
         assert (file.attribute("NORMAL") * normals).sum(1).mean() > 0.98
     assert [file.name for file in tmp_path.iterdir()] == [path.name]  # no temporary file is left
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_export_of_mirrored_views(hand: Hand, tmp_path: Path, kind: str) -> None:
+    """Arrays with negative strides, as `faces[:, ::-1]` of a hand that is mirrored."""
+    viewed = replace(hand, vertices=hand.vertices[::-1], faces=(len(hand.vertices) - 1 - hand.faces)[:, ::-1])
+    first = trimesh.load_mesh(viewed.export(tmp_path / f"view.{kind}"), process=False)
+    copied = replace(hand, vertices=viewed.vertices.copy(), faces=viewed.faces.copy())
+    second = trimesh.load_mesh(copied.export(tmp_path / f"copy.{kind}"), process=False)
+    np.testing.assert_array_equal(first.vertices, second.vertices)
+    np.testing.assert_array_equal(first.faces, second.faces)
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_export_of_what_is_not_finite(hand: Hand, tmp_path: Path, kind: str, value: float) -> None:
+    vertices = hand.vertices.copy()
+    vertices[7, 1] = value
+    with pytest.raises(InputError, match=rf"hand.{kind} cannot be written: vertex 7 of the hand is not finite"):
+        replace(hand, vertices=vertices).export(tmp_path / f"hand.{kind}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets only some users make links")
+def test_export_keeps_a_link(hand: Hand, tmp_path: Path) -> None:
+    (tmp_path / "latest.obj").symlink_to("hand.obj")
+    assert hand.export(tmp_path / "latest.obj") == tmp_path / "latest.obj"
+    assert (tmp_path / "latest.obj").is_symlink() and (tmp_path / "hand.obj").stat().st_size > 0
 
 
 def test_export_of_another_kind(hand: Hand, tmp_path: Path) -> None:
