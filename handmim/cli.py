@@ -194,7 +194,7 @@ def run_demo(args: argparse.Namespace) -> int:
 
 def run_mano_install(args: argparse.Namespace) -> int:
     """`handmim mano install`."""
-    from .mano_files import install_mano
+    from .mano_installation import install_mano
 
     print(f"installed {install_mano(args.file, args.side)}")
     return 0

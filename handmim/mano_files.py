@@ -1,4 +1,4 @@
-"""The user's licensed MANO files: where they lie, whether they are sound, and keeping a checked copy.
+"""The user's licensed MANO files: where they lie, and whether they are sound.
 
 No MANO array is ever part of this package, of a checkpoint or of a test: every user registers and downloads the files.
 The file travels to Hub repositories: it imports numpy, the standard library and flat siblings only.
@@ -6,7 +6,6 @@ The file travels to Hub repositories: it imports numpy, the standard library and
 
 import math
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -313,61 +312,3 @@ def _corrected_left(left: dict[str, Any], right_file: Path | None) -> np.ndarray
             mirrored = np.abs(dirs[:, 0] + right[:, 0]).sum()
             return flipped if same < mirrored else dirs
     return flipped
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Installing
-
-
-def install_mano(file: str | Path, side: str | None = None) -> Path:
-    """Checks a MANO file and keeps a copy, as plain arrays, in the user's cache.
-
-    Args:
-        file: MANO_RIGHT.pkl, MANO_LEFT.pkl or an .npz of the same arrays.
-        side: "right" or "left"; None takes it from the file's name.
-
-    Returns:
-        Path of the copy, which `HandModel(kind="mano")` finds from then on.
-
-    Raises:
-        ManoFileNotFoundError, ManoFileError, UnsafeFileError: nothing is installed.
-    """
-    file = Path(file).expanduser()
-    if not file.is_file():
-        raise ManoFileNotFoundError(f"{file} is not there; give the file that you downloaded from {MANO_URL}")
-    if side is None:
-        side = side_in_name(file)
-        if side is None:
-            raise ManoFileError(f"the side is not clear from the name {file.name!r}: say which it is, right or left")
-    if side not in ("right", "left"):
-        raise ValueError(f"side must be 'right' or 'left', got {side!r}")
-    arrays = load_mano_file(side, file)
-    target = installed_path(side)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **_official(arrays))
-        os.replace(temporary, target)  # a reader sees the old file or the whole new one
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target
-
-
-def _official(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This package's names -> the official ones, so that other programs can read the installed file too."""
-    parents = np.array([PARENTS, range(16)], np.int64)
-    return {
-        "v_template": arrays["template"],
-        "shapedirs": arrays["shape_dirs"],
-        "posedirs": arrays["pose_dirs"],
-        "J_regressor": arrays["joint_regressor"],
-        "weights": arrays["skinning_weights"],
-        "hands_mean": arrays["hands_mean"],
-        "hands_components": arrays["hands_components"],
-        "f": arrays["faces"],
-        "kintree_table": parents,
-        "tip_vertices": arrays["tip_vertices"],
-        "shape_sign_corrected": np.array(True),
-    }

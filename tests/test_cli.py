@@ -313,7 +313,9 @@ def test_synthesize_with_the_generator(tmp_path: Path) -> None:
 
 def test_mano_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     calls = []
-    monkeypatch.setattr("handmim.mano_files.install_mano", lambda *args: calls.append(args) or tmp_path / "kept.npz")
+    monkeypatch.setattr(
+        "handmim.mano_installation.install_mano", lambda *args: calls.append(args) or tmp_path / "kept.npz"
+    )
     assert main(["mano", "install", "some/MANO_RIGHT.pkl", "--side", "right"]) == 0
     assert calls == [(Path("some/MANO_RIGHT.pkl"), "right")] and "kept.npz" in capsys.readouterr().out
 

@@ -17,12 +17,12 @@ from handmim.mano_files import (
     ManoFileNotFoundError,
     find_mano,
     find_tips,
-    install_mano,
     installed_path,
     load_mano,
     read_mano,
     thumb_depth,
 )
+from handmim.mano_installation import install_mano
 from handmim.safe_pickle import UnsafeFileError
 
 
@@ -295,6 +295,17 @@ def test_installed_copy_holds_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(before[name], after[name])
     assert read_mano(target)["corrected"]
     assert [p.name for p in target.parent.iterdir()] == ["MANO_RIGHT.npz"]  # no temporary file stays
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
+def test_installed_copy_follows_the_umask(tmp_path: Path) -> None:
+    file = write_pickle(tmp_path / "MANO_RIGHT.pkl", fabricate(50))
+    for mask, expected in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            assert install_mano(file).stat().st_mode & 0o777 == expected
+        finally:
+            os.umask(before)
 
 
 def test_interrupted_install_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from handmim.checkpoint_safety import UnsafeUploadError, _path_in, check_folder
 from handmim.cli import main
 from handmim.errors import HandMIMError
 from handmim.hand_arrays import _runs, _spreads, hand_array_in, known_arrays, known_shapes
-from handmim.mano_files import install_mano
+from handmim.mano_installation import install_mano
 from handmim.model_card import collect_facts
 from handmim.publishing import NEVER, PublishError, build_folder, find_checkpoint, publish
 
