@@ -324,6 +324,13 @@ def test_strings_and_small_whole_numbers_may_be_keys(tmp_path: Path) -> None:
         assert load(tmp_path, pickle.dumps(value, protocol)) == value
 
 
+def test_many_whole_numbers_are_refused(tmp_path: Path) -> None:
+    value = dict.fromkeys(range(2**16))
+    assert load(tmp_path, pickle.dumps(value)) == value
+    with pytest.raises(UnsafeFileError, match="more than 65536 keys of dicts are whole numbers"):
+        load(tmp_path, pickle.dumps([value, {1: None}]))
+
+
 def test_whole_numbers_that_hash_alike_are_refused(tmp_path: Path) -> None:
     value = {k * (2**61 - 1): None for k in range(1, 300)}
     with pytest.raises(UnsafeFileError, match="got a whole number of"):
