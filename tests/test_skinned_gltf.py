@@ -24,7 +24,7 @@ from handmim import HandModel, InputError
 from handmim.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from handmim.hand import CAMERA_TO_GLTF
 from handmim.hand_model import JOINT_ORDER, PARENTS
-from handmim.mano_files import ManoFileNotFoundError
+from handmim.mano_files import ManoFileError, ManoFileNotFoundError
 from handmim.skinned_gltf import (
     HALF_TURN,
     JOINT_NAMES,
@@ -266,6 +266,21 @@ def test_mano_only_with_leave(tmp_path: Path, side: str) -> None:
     for frame in (0, 5, 11):
         assert np.linalg.norm(glb.vertices(frame / FPS) - truth[frame], axis=1).max() < TOLERANCE + ROUNDING
     assert "MANO licence" in glb.document["asset"]["copyright"]
+
+
+def test_the_left_file_never_poses_hands(tmp_path: Path) -> None:
+    """The right hand's file is wanted for either side; that of the left one gives way to it, or is refused."""
+    left = write_npz(tmp_path / "MANO_LEFT.npz", fabricate(side="left"))
+    options = {"allow_licensed": True, "hand_model_path": left}
+    for side in ("right", "left"):
+        hand = replace(motion(side, frames=1)[0], hand_model="mano")
+        with pytest.raises(ManoFileError, match="MANO_LEFT.npz holds a left hand, and the right one is needed"):
+            export_animation(hand, tmp_path / "h.glb", **options)
+        right = write_npz(tmp_path / "MANO_RIGHT.npz", fabricate())
+        beside = export_animation(hand, tmp_path / "beside.glb", **options).read_bytes()
+        named = export_animation(hand, tmp_path / "named.glb", **options | {"hand_model_path": right}).read_bytes()
+        assert beside == named
+        right.unlink()
 
 
 def test_mano_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
