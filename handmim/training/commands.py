@@ -166,7 +166,12 @@ def _add_crops(commands: Any) -> None:
         "again with the same options and boxes, it skips the photos that are done, but for unreadable ones. Exit code "
         "1 if the folder holds no crop in the end.",
     )
-    crops.add_argument("photos", nargs="+", metavar="PHOTOS", help="photos, or folders with photos anywhere below")
+    crops.add_argument(
+        "photos",
+        nargs="+",
+        metavar="PHOTOS",
+        help="photos, or folders with photos anywhere below; folders of crops are left out",
+    )
     crops.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     crops.add_argument("--detector", default="auto", help="what finds the hands (default: auto; see handmim info)")
     crops.add_argument(

@@ -38,6 +38,7 @@ from .datasets.files import load_lines
 from .datasets.images import MANIFEST, MAX_MANIFEST_BYTES, cut_square, find_pictures, parse_record
 
 JOURNAL = "sources.jsonl"
+MAX_SETTINGS_BYTES = 1 << 16  # of the journal's first line
 JPEG_QUALITY = 95
 NAMED = 3  # of the sources without a photo
 CROPPED, UNREADABLE, NO_HAND, TOO_SMALL = "cropped", "unreadable", "no hand", "too small"
@@ -103,7 +104,7 @@ def run_crops(args: argparse.Namespace) -> int:
     """The command: 0 if the folder holds crops in the end."""
     from tqdm import tqdm
 
-    photos = list_photos(args.photos)
+    photos = list_photos(args.photos, args.out)
     boxes = None if args.boxes is None else read_boxes(args.boxes)
     detector = resolve_detector(args.detector) if boxes is None else None
     name = "boxes" if detector is None else str(getattr(detector, "name", type(detector).__name__))
@@ -138,17 +139,29 @@ def without_photo(sources: Iterable[str], photos: Mapping[str, Path]) -> str:
     return f"; {len(missing)} sources of --boxes match no photo: {names} (photos are called as {next(iter(photos))})"
 
 
-def list_photos(arguments: Iterable[str]) -> dict[str, Path]:
+def list_photos(arguments: Iterable[str], out: Path) -> dict[str, Path]:
     """Name -> file of the photos: files, and all pictures below folders (named from the folder's own name on).
 
+    Folders of crops below them are left out: `out`, and those of earlier runs.
+
+    Args:
+        arguments: Files and folders.
+        out: Where the crops will be written.
+
     Raises:
-        DataError: Nothing is found, or two photos share a name.
+        DataError: Nothing is found, a folder is one of crops, or two photos share a name.
     """
     photos: dict[str, Path] = {}
+    target = Path(out).resolve()
     for argument in map(Path, arguments):
         if argument.is_dir():
+            if argument.resolve() == target:
+                raise DataError(f"--out {out} is the folder of the photos; give another, which may lie below it")
+            if holds_crops(argument):
+                raise DataError(f"{argument} holds crops ({JOURNAL}); give the photos that they were cut out of")
             top = argument.resolve().name
-            found = {f"{top}/{name}": argument / name for name in find_pictures(argument)}
+            pictures = find_pictures(argument, lambda folder: folder.resolve() == target or holds_crops(folder))
+            found = {f"{top}/{name}": argument / name for name in pictures}
         elif argument.is_file():
             found = {argument.name: argument}
         else:
@@ -160,6 +173,16 @@ def list_photos(arguments: Iterable[str]) -> dict[str, Path]:
     if not photos:
         raise DataError("no photo was found; give photos or folders of photos")
     return photos
+
+
+def holds_crops(folder: Path) -> bool:
+    """Whether this command has written into a folder: its journal begins with settings."""
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            first = json.loads(file.readline(MAX_SETTINGS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and "settings" in first
 
 
 def read_boxes(path: Path) -> dict[str, list[Detection]]:

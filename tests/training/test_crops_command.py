@@ -127,6 +127,25 @@ def test_an_interrupted_run_goes_on(
     assert contents(out) == expected
 
 
+def test_crops_below_the_photos_are_not_photos(
+    photos: Path, detector: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run again, it cropped its own crops."""
+    for out in ("hands", "hands", "other"):
+        assert main(["crops", str(photos), "--out", str(photos / out)]) == 0
+        assert len(lines(photos / out / "manifest.jsonl")) == 6
+    capsys.readouterr()
+    assert main(["crops", str(photos), "--out", str(photos)]) == 1
+    assert "is the folder of the photos; give another" in capsys.readouterr().err
+    assert main(["crops", str(photos / "hands"), "--out", str(tmp_path / "out")]) == 1
+    assert "hands holds crops (sources.jsonl)" in capsys.readouterr().err
+
+
+def test_a_list_of_sources_of_someone_else_makes_no_folder_of_crops(photos: Path) -> None:
+    (photos / "more" / "sources.jsonl").write_text('{"source": "camera"}\n')
+    assert "photos/more/a.png" in crops.list_photos([str(photos)], photos / "out")
+
+
 def test_a_photo_that_was_mended_is_looked_at_again(photos: Path, detector: Any, tmp_path: Path) -> None:
     """It was passed over as unreadable for ever."""
     command = ["crops", str(photos), "--out", str(tmp_path / "out")]

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -316,10 +316,15 @@ def open_images(kind: str, root: str | Path | None = None, split: str | None = N
 # Files
 
 
-def find_pictures(root: Path) -> Iterator[str]:
-    """Paths relative to a folder, with /, of the pictures below it, in an order that depends on names alone."""
+def find_pictures(root: Path, leave_out: Callable[[Path], bool] = lambda folder: False) -> Iterator[str]:
+    """Paths relative to a folder, with /, of the pictures below it, in an order that depends on names alone.
+
+    Args:
+        root: The folder.
+        leave_out: Tells of the folders below it which are not looked into; hidden ones never are.
+    """
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not leave_out(Path(folder, name)))
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield Path(folder, name).relative_to(root).as_posix()
