@@ -7,6 +7,9 @@ The folder that is written holds
   could not be read and was looked at again, the last line counts;
 * `manifest.jsonl`: one line a crop: file, source, box (xyxy, pixels of the upright photo), side, score, size (pixels).
 
+A line also tells size, time and checksum of its photo (`stamp_of`): another one of the same name is refused, where it
+would be passed over as done. Lines without them, of older versions, tell by the name alone.
+
 A photo's line is written after its crops are complete. A run that was killed in between makes those again, under the
 same names. The manifest is made from the lines when a run ends, however it ends.
 """
@@ -111,8 +114,9 @@ def run_crops(args: argparse.Namespace) -> int:
     if detector is not None:
         reason = getattr(detector, "reason", None)
         print(f"hands are looked for by {name}{f' ({reason})' if reason else ''}", file=sys.stderr)
-    checksum = None if boxes is None else hashlib.sha256(args.boxes.read_bytes()).hexdigest()[:16]
+    checksum = None if boxes is None else checksum_of(args.boxes)
     folder = CropFolder(args.out, CropSettings(name, args.size, args.box_scale, args.min_side, checksum))
+    check_same_photos(folder, photos)
     tally = Tally()
     with folder, tqdm(total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
         for source, path in photos.items():
@@ -185,6 +189,43 @@ def holds_crops(folder: Path) -> bool:
     return isinstance(first, dict) and "settings" in first
 
 
+def check_same_photos(folder: CropFolder, photos: Mapping[str, Path]) -> None:
+    """Raises a DataError if a folder holds crops of another photo under the name of one of these."""
+    for source, path in photos.items():
+        if folder.is_done(source) and not is_same_photo(path, folder.done[source].get("photo")):
+            raise DataError(
+                f"{path} and another photo, whose crops are in {folder.root} already, would both be called {source}; "
+                "give the folder above both, or this one (also if it was changed since) an --out of its own"
+            )
+
+
+def is_same_photo(path: Path, known: Any) -> bool:
+    """Whether a file is the photo that a line of the journal tells of; where it was copied or touched, by its content.
+
+    Args:
+        path: The file.
+        known: See `stamp_of`; of a line of an older version None.
+    """
+    if not isinstance(known, dict):
+        return True
+    state = path.stat()
+    if state.st_size != known.get("bytes"):
+        return False
+    return state.st_mtime_ns == known.get("modified") or checksum_of(path) == known.get("sha256")
+
+
+def stamp_of(path: Path) -> dict[str, Any]:
+    """What tells a photo from another one: bytes, time of its last change (ns), SHA-256 (16 hexadecimal digits)."""
+    state = path.stat()
+    return {"bytes": state.st_size, "modified": state.st_mtime_ns, "sha256": checksum_of(path)}
+
+
+def checksum_of(path: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def read_boxes(path: Path) -> dict[str, list[Detection]]:
     """Hands by photo, from lines such as {"source": NAME, "box": [x0, y0, x1, y1], "side": "left", "score": 0.9}.
 
@@ -229,6 +270,7 @@ def crop_photo(folder: CropFolder, source: str, path: Path, detector: HandDetect
     """
     record: dict[str, Any] = {"source": source, "outcome": NO_HAND, "crops": []}
     try:
+        record["photo"] = stamp_of(path)
         image = load_image(path)
     except (ImageError, OSError) as error:
         record |= {"outcome": UNREADABLE, "reason": str(error)}

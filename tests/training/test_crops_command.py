@@ -1,6 +1,7 @@
 """`handmim crops`: what is written, what is counted, and going on after an interruption."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,36 @@ def test_crops_below_the_photos_are_not_photos(
 def test_a_list_of_sources_of_someone_else_makes_no_folder_of_crops(photos: Path) -> None:
     (photos / "more" / "sources.jsonl").write_text('{"source": "camera"}\n')
     assert "photos/more/a.png" in crops.list_photos([str(photos)], photos / "out")
+
+
+def test_another_photo_of_the_same_name_is_refused(
+    photos: Path, detector: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The photos of a second folder of the same last name were passed over as done."""
+    out, other = tmp_path / "out", tmp_path / "day2" / "photos"
+    shutil.copytree(photos, other)  # with its times, then without
+    for again in (photos, other):
+        assert main(["crops", str(again), "--out", str(out)]) == 0
+        for photo in other.rglob("*.*"):
+            photo.touch()
+    assert len(lines(out / "manifest.jsonl")) == 6
+    (other / "b.jpg").write_bytes((other / "b.jpg").read_bytes()[:-2] + b"  ")  # another of the same size
+    capsys.readouterr()
+    before = contents(out)
+    assert main(["crops", str(other), "--out", str(out)]) == 1
+    assert "would both be called photos/b.jpg; give the folder above both" in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def test_a_journal_without_stamps_is_read(photos: Path, detector: Any, tmp_path: Path) -> None:
+    command = ["crops", str(photos), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    journal = tmp_path / "out" / "sources.jsonl"
+    records = [{name: value for name, value in line.items() if name != "photo"} for line in lines(journal)]
+    journal.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    Image.new("RGB", (300, 300), "white").save(photos / "a.png")
+    assert main(command) == 0
+    assert len(lines(tmp_path / "out" / "manifest.jsonl")) == 6
 
 
 def test_a_photo_that_was_mended_is_looked_at_again(photos: Path, detector: Any, tmp_path: Path) -> None:
