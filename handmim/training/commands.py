@@ -164,7 +164,7 @@ def _add_crops(commands: Any) -> None:
         help="cut hands out of photos, for pre-training",
         description="Writes square crops, manifest.jsonl (one line a crop) and sources.jsonl (one line a photo). Run "
         "again with the same options and boxes, it skips the photos that are done, but for unreadable ones. Exit code "
-        "1 if the folder holds no crop in the end.",
+        "1 if the folder holds no crop in the end, 143 if SIGTERM stopped the run.",
     )
     crops.add_argument(
         "photos",

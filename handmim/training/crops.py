@@ -11,7 +11,7 @@ A line also tells size, time and checksum of its photo (`stamp_of`): another one
 would be passed over as done. Lines without them, of older versions, tell by the name alone.
 
 A photo's line is written after its crops are complete. A run that was killed in between makes those again, under the
-same names. The manifest is made from the lines when a run ends, however it ends.
+same names. The manifest is made from the lines when a run ends, also by an error, Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ import argparse
 import hashlib
 import json
 import re
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -118,7 +121,7 @@ def run_crops(args: argparse.Namespace) -> int:
     folder = CropFolder(args.out, CropSettings(name, args.size, args.box_scale, args.min_side, checksum))
     check_same_photos(folder, photos)
     tally = Tally()
-    with folder, tqdm(total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
+    with orderly_end(), folder, tqdm(total=len(photos), unit="photo", file=sys.stderr, disable=None) as bar:
         for source, path in photos.items():
             if folder.is_done(source):
                 tally.before += 1
@@ -132,6 +135,27 @@ def run_crops(args: argparse.Namespace) -> int:
     total = sum(len(record["crops"]) for record in folder.done.values())
     print(f"{tally}; {args.out} holds {total} crops{without_photo(boxes or (), photos)}")
     return 0 if total else 1
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """SIGTERM, by which schedulers and containers end a run, leaves the block as an exit with code 143, 128 + 15.
+
+    It would end the process at once otherwise, without the manifest.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python admits no handler there
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the manifest short
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def without_photo(sources: Iterable[str], photos: Mapping[str, Path]) -> str:
@@ -238,12 +262,25 @@ def read_boxes(path: Path) -> dict[str, list[Detection]]:
         record = parse_record(line, place, {"source": str, "box": list})
         try:
             given = GivenBoxes([record["box"]], record.get("side"))
-            score = float(record.get("score") or 1.0)
+            score = read_score(record.get("score"))
             box_side(given.boxes[0])
         except (InputError, DataError, TypeError, ValueError) as error:
             raise DataError(f"{place}: {error}") from error
         hands.setdefault(record["source"], []).append(Detection(given.boxes[0], given.handedness[0], score))
     return hands
+
+
+def read_score(value: Any) -> float:
+    """The score of a given box, 1 where there is none.
+
+    Raises:
+        DataError: It is no number in [0, 1].
+    """
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise DataError(f"score must be a number in [0, 1], got {value!r:.80}")
+    return float(value)
 
 
 class GivenHands:

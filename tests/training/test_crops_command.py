@@ -1,7 +1,9 @@
 """`handmim crops`: what is written, what is counted, and going on after an interruption."""
 
 import json
+import math
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,26 @@ def test_an_interrupted_run_goes_on(
     assert contents(out) == expected
 
 
+class Terminates(TwoHands):
+    """The process is told to end while the third photo is looked at."""
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        self.seen = getattr(self, "seen", 0) + 1
+        if self.seen == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return super().detect(image)
+
+
+def test_a_terminated_run_leaves_a_manifest(photos: Path, detector: Any, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    detector(Terminates())
+    with pytest.raises(SystemExit) as ended:
+        main(["crops", str(photos), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 143
+    assert len(lines(tmp_path / "out" / "manifest.jsonl")) == 4
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_crops_below_the_photos_are_not_photos(
     photos: Path, detector: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,10 +230,21 @@ def test_given_boxes(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (record["source"], record["box"], record["side"]) == ("photos/b.jpg", hand["box"], "right")
     assert record["score"] == 1
     assert "3 no hand" in capsys.readouterr().out
-    for wrong in ({"source": "x", "box": [5, 5, 1, 1]}, {"source": 1, "box": []}, {"box": [0, 0, 9, 9]}, [1]):
+    scores = [hand | {"score": score} for score in (math.nan, -0.1, 1.5, True, "0.5", [])]
+    shapes = [{"source": "x", "box": [5, 5, 1, 1]}, {"source": 1, "box": []}, {"box": [0, 0, 9, 9]}, [1]]
+    for wrong in (*scores, *shapes):
         boxes.write_text(f"{json.dumps(hand)}\n{json.dumps(wrong)}\n")
         assert main(["crops", str(photos), "--out", str(tmp_path / "other"), "--boxes", str(boxes)]) == 1
         assert "line 2" in capsys.readouterr().err
+
+
+def test_a_given_score_of_0_stays_0(photos: Path, tmp_path: Path) -> None:
+    """It became 1."""
+    hands = [{"source": "a.png", "box": [20, 20, 119, 99], "score": score} for score in (0, 0.25, None)]
+    (tmp_path / "boxes.jsonl").write_text("".join(f"{json.dumps(hand)}\n" for hand in hands))
+    command = ["crops", str(photos / "a.png"), "--out", str(tmp_path / "out"), "--boxes", str(tmp_path / "boxes.jsonl")]
+    assert main(command) == 0
+    assert [record["score"] for record in lines(tmp_path / "out" / "manifest.jsonl")] == [0, 0.25, 1]
 
 
 def test_other_boxes_need_another_folder(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
