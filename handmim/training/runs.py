@@ -21,6 +21,7 @@ from ..command_line import complain, one_sentence
 from ..errors import HandMIMError
 from ..memory_allocator import keep_freed_memory
 from .recipe import RecipeError, apply_roots, apply_settings, did_you_mean, expand_variables, load_recipe
+from .run_data import check_same_data, describe_run, keep_data
 from .run_options import add_run_options, roots_of
 from .trainer import RunArguments, RunTrainer, last_checkpoint
 
@@ -146,17 +147,20 @@ def train(trainer: RunTrainer, recipe: Mapping[str, Any]) -> None:
     """Run the trainer's steps, from the last checkpoint in its folder if there is one, and keep the recipe there.
 
     Raises:
-        RecipeError: The checkpoints there are of another recipe; nothing is written.
+        RecipeError: The checkpoints there are of another recipe, other pictures or another seed; nothing is written.
     """
     folder, checkpoint = Path(trainer.args.output_dir), last_checkpoint(trainer.args.output_dir)
+    data = describe_run(trainer.train_dataset, trainer.args)
     if checkpoint is not None:
         check_same_run(recipe, folder)
+        check_same_data(data, folder)
     if trainer.is_world_process_zero():
         if checkpoint is not None:
             logger.warning(_going_on(Path(checkpoint), trainer.args))
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / RECIPE_FILE) as file:
             file.write(yaml.safe_dump(dict(recipe), sort_keys=False).encode())
+        keep_data(data, folder)
     trainer.train(resume_from_checkpoint=checkpoint)
 
 
@@ -175,8 +179,8 @@ def _going_on(checkpoint: Path, arguments: RunArguments) -> str:
 def check_same_run(recipe: Mapping[str, Any], folder: Path) -> None:
     """Raises a RecipeError if the checkpoints in a folder are of another recipe than this one.
 
-    How long and how fast it runs may change (`training`, apart from the optimiser), what is measured and released
-    (`validation`, `release`), and where files are.
+    How long and how fast it runs may change (`training`, apart from the optimiser; of the seed see `check_same_data`),
+    what is measured and released (`validation`, `release`), and where files are.
     """
     try:
         before = yaml.safe_load((folder / RECIPE_FILE).read_bytes())
