@@ -22,7 +22,13 @@ def add_commands(commands: Any) -> None:
     synthesize.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     synthesize.add_argument("--size", type=positive, default=128, metavar="PX", help="side (default: 128)")
     synthesize.add_argument("--seed", type=int, default=0, help="of the series (default: 0)")
-    synthesize.add_argument("--start", type=int, default=0, metavar="I", help="index of the first image (default: 0)")
+    synthesize.add_argument(
+        "--start",
+        type=int,
+        default=0,
+        metavar="I",
+        help="index of the first image (default: 0); a further split of a folder begins behind the others",
+    )
     synthesize.add_argument("--split", metavar="S", help="labels, train, val or test (default: the layout's first)")
     synthesize.add_argument(
         "--layout",

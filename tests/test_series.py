@@ -1,6 +1,7 @@
 """Series on disk: each layout is read back by its reader, an interrupted run goes on, nothing is written over."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,11 +123,24 @@ def test_a_variety_of_tuples_is_known_again(tmp_path: Path) -> None:
 
 def test_splits_lie_side_by_side(tmp_path: Path) -> None:
     write_series(tmp_path, small())
-    assert write_series(tmp_path, small(split="val", start=START + 3))  # the same pictures, in part
+    assert write_series(tmp_path, small(split="val", start=START + 5))
     with pytest.raises(DataError, match="train has other pictures with indices from 40 to 44"):
-        write_series(tmp_path, small(split="test", seed=SEED + 1))
+        write_series(tmp_path, small(split="test", seed=SEED + 1, count=2))
     assert write_series(tmp_path, small(split="test", seed=SEED + 1, start=500))
     assert json.loads((tmp_path / MANIFEST).read_text())["splits"].keys() == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_splits_share_no_picture(layout: str, tmp_path: Path) -> None:
+    """Every split begins at index 0 unless it is told otherwise: a test set was part of what was trained on."""
+    kind = {"base": "plain", "poses": (1, 0, 0, 0, 0)}
+    write_series(tmp_path, small(layout, variety=kind))
+    last = list(LAYOUTS[layout].splits)[-1]
+    again = small(layout, last, start=START + 3, count=1, size=48, variety=kind)
+    with pytest.raises(DataError, match="train has the same pictures with indices from 40 to 44: choose --start 45"):
+        write_series(tmp_path, again)
+    assert write_series(tmp_path, replace(again, start=45))
+    assert not write_series(tmp_path, small(layout, variety=kind))  # what is there stays
 
 
 @pytest.mark.parametrize(
@@ -137,6 +151,7 @@ def test_splits_lie_side_by_side(tmp_path: Path) -> None:
         ({"betas": (1.0,) + 9 * (0.0,)}, "begun with betas None"),
         ({"layout": "freihand"}, "has the layout folder, not freihand"),
         ({"split": "val", "start": -3}, r"index must lie in \[0, 2\^62\), got -3"),
+        ({"split": "val", "betas": (float("nan"),) + 9 * (0.0,)}, "betas must be 10 finite numbers"),
         ({"split": "val", "size": 8}, "size must be at least 16 px"),
     ],
 )
@@ -162,6 +177,13 @@ def test_a_strange_manifest_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(DataError, match="synthesis.json is not one that handmim synthesize wrote"):
         write_series(tmp_path, small())
+
+
+def test_a_shape_that_is_refused_does_not_block_the_next(tmp_path: Path) -> None:
+    """Its manifest was there, and the corrected command was another series."""
+    with pytest.raises(DataError, match="betas must be 10 finite numbers"):
+        write_series(tmp_path, small(betas=(float("nan"),) + 9 * (0.0,)))
+    assert not files(tmp_path) and write_series(tmp_path, small())
 
 
 def test_labels_of_unknown_origin_and_unknown_splits_are_refused(tmp_path: Path) -> None:

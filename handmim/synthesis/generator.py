@@ -83,8 +83,7 @@ def generate(
     if negatives is not None:
         variety = replace(variety, negatives=negatives)
     check_arguments(index, size, variety.negatives, background_photos)
-    if betas is not None and (betas.shape != (10,) or not torch.isfinite(betas).all()):
-        raise ValueError(f"betas must be 10 finite numbers, got {betas.tolist()}")
+    check_betas(betas)
     device = torch.device(device)
     bank = backgrounds.background_bank(seed, str(device))
     photos = None if background_photos is None else _photo_bank(background_photos, str(device))
@@ -108,6 +107,12 @@ def check_arguments(index: Tensor, size: int, negatives: float = 0.0, photos: Te
         raise ValueError(f"negatives must be a share in [0, 1], got {negatives}")
     if photos is not None and (photos.ndim != 4 or photos.shape[-1] != 3 or photos.dtype != torch.uint8):
         raise ValueError(f"background_photos must be uint8 (N, H, W, 3), got {photos.dtype} {tuple(photos.shape)}")
+
+
+def check_betas(betas: Tensor | None) -> None:
+    """Raises ValueError for shapes that `generate` does not take."""
+    if betas is not None and (betas.shape != (10,) or not torch.isfinite(betas).all()):
+        raise ValueError(f"betas must be 10 finite numbers, got {betas.tolist()}")
 
 
 _PHOTOS: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}

@@ -19,7 +19,7 @@ import torch
 from ..atomic_files import atomic_file
 from ..errors import NPZ_ERRORS, DataError
 from ..versions import package_version
-from .generator import SyntheticBatch, check_arguments, generate
+from .generator import SyntheticBatch, check_arguments, check_betas, generate
 from .layouts import LAYOUTS, Layout
 from .variety import find_variety
 
@@ -56,6 +56,10 @@ class Series:
         """Those of its pictures."""
         return range(self.start, self.start + self.count)
 
+    def tensor_of_betas(self) -> torch.Tensor | None:
+        """As `generate` takes them."""
+        return None if self.betas is None else torch.tensor(self.betas)
+
     def settings(self) -> dict[str, Any]:
         """As the manifest has them."""
         values = asdict(self) | {"betas": None if self.betas is None else list(self.betas)}
@@ -74,8 +78,8 @@ def write_series(root: Path, series: Series, progress: Callable[[int], object] =
         False if it was there already.
 
     Raises:
-        DataError: The layout has no such split, there is no such variety, index or size, or the folder holds something
-            else in its place.
+        DataError: The layout has no such split, there is no such variety, index, size or shape, or the folder holds
+            something else in its place, or the same pictures in another split.
     """
     kind = LAYOUTS[series.layout]
     if series.split not in kind.splits:
@@ -83,6 +87,7 @@ def write_series(root: Path, series: Series, progress: Callable[[int], object] =
     try:
         find_variety(series.variety)
         check_arguments(torch.tensor([series.start, series.start + series.count - 1]), series.size)
+        check_betas(series.tensor_of_betas())
     except ValueError as error:
         raise DataError(str(error)) from error
     layout, parts = kind(root, series.split), root / f".series-{series.split}"
@@ -113,8 +118,7 @@ def write_chunk(parts: Path, layout: Layout, series: Series, indices: range) -> 
     found = read_part(path, len(indices))
     if found is not None:
         return found
-    betas = None if series.betas is None else torch.tensor(series.betas)
-    options = {"betas": betas, "variety": series.variety, "negatives": layout.negatives}
+    options = {"betas": series.tensor_of_betas(), "variety": series.variety, "negatives": layout.negatives}
     batch = generate(series.seed, indices, size=series.size, **options)
     for index, pixels, mask in zip(indices, batch.images.numpy(), batch.mask.numpy(), strict=True):
         layout.write_picture(index - series.start, index, pixels, mask)
@@ -192,23 +196,24 @@ def is_complete(root: Path, manifest: dict[str, Any], series: Series, layout: La
 
 
 def check_neighbours(root: Path, manifest: dict[str, Any], series: Series) -> None:
-    """Splits of our own layout share folders of pictures, which are named by their indices.
+    """Splits of a folder share no picture: what is learned from one would be tested on in the other.
+
+    Those of our own layout share no index either: their pictures lie in one folder, named by their indices.
 
     Raises:
-        DataError: Another split has other pictures under the same names.
+        DataError: Another split has these pictures, or others under the same names.
     """
-    if series.layout != "folder":
-        return
-    mine = series.settings()
+    mine = json.loads(json.dumps(series.settings()))  # as they were written
+    free = max([other["start"] + other["count"] for other in manifest["splits"].values()], default=0)
     for name, other in manifest["splits"].items():
-        start, count = other["start"], other["count"]
-        overlap = start < series.start + series.count and series.start < start + count
-        differs = any(other.get(key) != mine[key] for key in ("seed", "size", "variety", "betas"))
-        if overlap and differs:
-            raise DataError(
-                f"{root}: split {name} has other pictures with indices from {start} to {start + count - 1}: choose "
-                "another --start or folder"
-            )
+        start, stop = other["start"], other["start"] + other["count"]
+        if stop <= series.start or series.start + series.count <= start:
+            continue
+        where = f"with indices from {start} to {stop - 1}"
+        if all(other.get(key) == mine[key] for key in ("seed", "variety", "betas")):
+            raise DataError(f"{root}: split {name} has the same pictures {where}: choose --start {free} for others")
+        if series.layout == "folder":
+            raise DataError(f"{root}: split {name} has other pictures {where}: choose --start {free} or another folder")
 
 
 def keep_manifest(root: Path, manifest: dict[str, Any], series: Series, complete: bool) -> None:
