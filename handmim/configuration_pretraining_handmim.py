@@ -1,5 +1,6 @@
 """Configuration of HandMIM's pre-training and of the methods it is compared with."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -138,9 +139,10 @@ class HandMIMPreTrainingConfig(PreTrainedConfig):
     def validate_weights(self) -> None:
         """Checks that there is something to learn, and from what."""
         weights = (self.pose_weight, self.patch_weight, self.reconstruction_weight)
-        if min(weights) < 0 or max(weights) == 0:
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):  # NaN fails every comparison
             raise ValueError(
-                f"pose_weight, patch_weight and reconstruction_weight must not be negative and not all 0, got {weights}"
+                "pose_weight, patch_weight and reconstruction_weight must be finite, not negative and not all 0, got "
+                f"{weights}"
             )
         if not self.mask_student and (self.patch_weight or self.reconstruction_weight):
             raise ValueError(
@@ -149,9 +151,17 @@ class HandMIMPreTrainingConfig(PreTrainedConfig):
             )
 
     def validate_projection(self) -> None:
-        """Checks the shared MLP and what is done with its output."""
-        if self.projection_layers < 1:
-            raise ValueError(f"projection_layers must be at least 1, got {self.projection_layers}")
+        """Checks the shared MLP, what is done with its output, and the widths of the pixel decoder."""
+        for name, least in (
+            ("projection_layers", 1),
+            ("projection_hidden_size", 1),
+            ("projection_size", 1),
+            ("num_prototypes", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not all(width >= 1 for width in self.decoder_channels):
+            raise ValueError(f"decoder_channels must be at least 1 each, got {tuple(self.decoder_channels)}")
         if self.align_points and self.projection_size % 2:
             raise ValueError(f"projection_size must be even (x and y of each point), got {self.projection_size}")
         if self.align_points and self.num_prototypes:
@@ -175,8 +185,12 @@ class HandMIMPreTrainingConfig(PreTrainedConfig):
             "warmup_teacher_temperature",
             "contrastive_temperature",
         ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if not 0 <= self.temperature_warmup_epochs < math.inf:
+            raise ValueError(
+                f"temperature_warmup_epochs must be finite and not negative, got {self.temperature_warmup_epochs}"
+            )
         for name in ("center_momentum", "teacher_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

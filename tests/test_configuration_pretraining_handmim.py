@@ -1,5 +1,6 @@
 """Tests of the pre-training configuration: methods, round trip, and every way to get it wrong."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def test_a_mesh_model_needs_none() -> None:
         ({"class_loss": "clustering"}, "clustering"),
         ({"student_temperature": 0.0}, "student_temperature"),
         ({"center_momentum": 1.5}, "got 1.5"),
+        ({"center_momentum": math.nan}, "center_momentum .* got nan"),
+        ({"pose_weight": math.nan}, "must be finite.* got .nan"),
+        ({"patch_weight": math.nan, "pose_weight": 0}, "must be finite.* got .0, nan"),
+        ({"reconstruction_weight": math.inf}, "must be finite.* inf"),
+        ({"projection_hidden_size": 0}, "projection_hidden_size must be at least 1, got 0"),
+        ({"projection_size": 0}, "projection_size must be at least 1, got 0"),
+        ({"num_prototypes": -1, "align_points": False}, "num_prototypes must be at least 0, got -1"),
+        ({"decoder_channels": [0, 0, 0, 0]}, r"decoder_channels must be at least 1 each, got \(0, 0, 0, 0\)"),
+        ({"student_temperature": math.nan}, "student_temperature must be positive and finite, got nan"),
+        ({"teacher_temperature": math.inf}, "teacher_temperature must be positive and finite, got inf"),
+        ({"temperature_warmup_epochs": -3}, "temperature_warmup_epochs must be .* got -3"),
+        ({"temperature_warmup_epochs": math.nan}, "temperature_warmup_epochs must be .* got nan"),
     ],
 )
 def test_wrong_values_are_named(wrong: dict[str, Any], message: str) -> None:
