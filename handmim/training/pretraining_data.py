@@ -44,6 +44,7 @@ def build_views(recipe: Mapping[str, Any], config: HandMIMConfig, arguments: Pre
         generator = MaskGenerator(config.image_size // config.patch_size, seed=arguments.seed, **masks)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"views and masks: {error}") from error
+    check_negatives(config, arguments)
     images = build_images(recipe.get("data"))
     smallest = arguments.step_batch_size
     if len(images) < smallest:
@@ -60,6 +61,21 @@ def build_views(recipe: Mapping[str, Any], config: HandMIMConfig, arguments: Pre
         broken=arguments.broken_images,
         with_index=True,
     )
+
+
+def check_negatives(config: HandMIMConfig, arguments: PreTrainingArguments) -> None:
+    """NT-Xent compares with the other pictures at once, of all processes; without any it is 0, and teaches nothing.
+
+    Raises:
+        RecipeError: There is one picture at once.
+    """
+    method = config.pretraining_config
+    at_once = arguments.train_batch_size * arguments.world_size
+    if method.class_loss == "contrastive" and method.pose_weight and at_once < 2:
+        raise RecipeError(
+            "pretraining.class_loss is contrastive, which takes at least 2 pictures at once, of all processes, got "
+            f"{at_once}: set a larger training.batch_size, or fewer training.gradient_accumulation_steps"
+        )
 
 
 def _section(recipe: Mapping[str, Any], name: str, known: set[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from handmim.training import pretraining
 from handmim.training.datasets.images import FolderImages
 from handmim.training.datasets.sample import DataError
 from handmim.training.datasets.view_pairs import ViewPairs
-from handmim.training.pretraining import pretrain
+from handmim.training.pretraining import build_network, pretrain
+from handmim.training.pretraining_data import check_negatives
 from handmim.training.pretraining_trainer import PreTrainer
 from handmim.training.recipe import RecipeError
 from handmim.training.trainer import NonFiniteLossError, OutOfMemory, last_checkpoint
@@ -183,3 +185,10 @@ class TestStartOfTheRun:
         recipe[section] = change if isinstance(change, list) else recipe.get(section, {}) | change
         with pytest.raises((RecipeError, DataError), match=message):
             pretrain(recipe, tmp_path)
+
+    def test_one_picture_has_none_to_differ_from(self, tmp_path):
+        """Its contrastive loss is 0: the run trained nothing, without a word."""
+        with pytest.raises(RecipeError, match="contrastive, which takes at least 2 pictures at once.*got 1: set"):
+            pretrain(tiny_recipe(None, "peclr", gradient_accumulation_steps=4), tmp_path)
+        config = build_network({"size": "tiny"}, {"method": "peclr"}, 0).config
+        check_negatives(config, SimpleNamespace(train_batch_size=1, world_size=2))  # whose pictures are gathered
