@@ -118,6 +118,6 @@ def find_variety(variety: Variety | str | Mapping[str, Any]) -> Variety:
             known = ", ".join(field.name for field in fields(Variety))
             raise ValueError(f"variety has unknown fields {', '.join(sorted(map(str, unknown)))}; there are {known}")
         return replace(base, **changes)
-    if variety not in VARIETIES:
+    if not isinstance(variety, str) or variety not in VARIETIES:
         raise ValueError(f"variety must be one of {', '.join(VARIETIES)}, got {variety!r}")
     return VARIETIES[variety]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..configuration_handmim import HandMIMConfig
+from ..errors import DataError
 from .datasets.images import CropImages, FolderImages, ImageCollection, JoinedImages, SyntheticImages, open_images
 from .datasets.registry import reader_class
 from .datasets.view_pairs import ViewPairs
@@ -90,8 +91,8 @@ def build_images(entries: Any) -> ImageCollection:
 
     Args:
         entries: `data` of the recipe: a list of mappings with name: "folder" (a folder tree of pictures), "crops" (of
-            ``handmim crops``), "synthetic" (with length), or a data set of `registry.READERS`, of which hands are cut
-            out by their boxes; root; perhaps split; and further options of `open_images`.
+            ``handmim crops``), "synthetic" (see `SyntheticImages`), or a data set of `registry.READERS`, of which hands
+            are cut out by their boxes; root; perhaps split; and further options of `open_images`.
 
     Raises:
         RecipeError, DataError: Not such a list, or whatever a collection finds wrong.
@@ -113,10 +114,15 @@ def _collection(entry: Any, where: str) -> ImageCollection:
     kind = kinds.get(name)
     known = inspect.signature(kind or reader_class(name)).parameters.keys() | (set() if kind else _CROP_OPTIONS)
     if name == "synthetic":
-        known = (known - {"options"}) | {"negatives"}
+        known = known - {"options"}
         if "length" not in options:
             raise RecipeError(f"{where}: synthetic needs length, how many pictures there are")
     if options.keys() - known:
         unknown = ", ".join(sorted(options.keys() - known))
         raise RecipeError(f"{where} has unknown fields {unknown}; {name} takes {', '.join(sorted(known))}")
-    return open_images(name, **options)
+    try:
+        return open_images(name, **options)
+    except DataError as error:
+        if name != "synthetic":  # messages of others name a file
+            raise
+        raise RecipeError(f"{where}: {error}") from error

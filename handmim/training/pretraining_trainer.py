@@ -64,6 +64,8 @@ class PreTrainingArguments(RunArguments):
         for name, known in (("render_views", ("auto", "worker", "device")), ("broken_images", ("skip", "fatal"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.learning_rate == 0:  # the schedule's least rate is a share of it
+            raise ValueError("learning_rate must be above 0, got 0")
         for name in ("reference_batch_size", "frozen_prototype_epochs", "warmup_epochs", "final_weight_decay"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

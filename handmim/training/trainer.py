@@ -6,6 +6,7 @@ weights. `HandMIMTrainer`, for mesh models: metrics in millimetres on held-out d
 """
 
 import json
+import math
 import os
 import re
 from collections import deque
@@ -60,6 +61,8 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be finite and not negative, got {self.learning_rate}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.device.type == "cpu":  # pinned memory is for copies to a GPU; PyTorch warns

@@ -122,6 +122,8 @@ def test_the_command_trains(tmp_path: Path, capsys: pytest.CaptureFixture, photo
         ({"release": {"coarse_size": True}}, "release.coarse_size must be a multiple of 32, got True"),
         ({"scenes": {"size": 96, "seed": 1}}, "scenes needs samples"),
         ({"scenes": {"samples": 4, "size": 100, "seed": 1}}, "scenes: .*multiple of 48"),
+        ({"scenes": {"samples": "x", "size": 96, "seed": 1}}, "scenes: length must be a whole number .* got 'x'"),
+        ({"scenes": {"samples": 4, "size": 96, "seed": "x"}}, "scenes: seed must be a whole number, got 'x'"),
         ({"scenes": {"samples": 4, "size": 96, "seed": 1, "sise": 3}}, "scenes: .*sise"),
         ({"photos": [{"name": "folder"}]}, "photos.0 must have name, root"),
         ({"photos": [{"no_hands": "nowhere"}]}, "photos.0: no_hands .*holds no picture"),

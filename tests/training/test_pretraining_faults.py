@@ -31,6 +31,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
+def synthetic(**options: Any) -> list[dict[str, Any]]:
+    """`data` of a recipe."""
+    return [{"name": "synthetic", "length": 12, "size": 40} | options]
+
+
 class Spoil(TrainerCallback):
     """Makes a weight of the student infinite after a step."""
 
@@ -175,6 +180,22 @@ class TestStartOfTheRun:
             ("data", [{"root": "x"}], "data.0.*name"),
             ("data", [{"name": "synthetic"}], "data.0.*length"),
             ("data", [{"name": "synthetic", "length": 9, "colour": 1}], "data.0.*colour"),
+            ("data", synthetic(length="x"), "data.0: .*length must be a whole number of at least 1, got 'x'"),
+            ("data", synthetic(length=2.5), "data.0: .*length .* got 2.5"),
+            ("data", synthetic(length=True), "data.0: .*length .* got True"),
+            ("data", synthetic(seed="abc"), "data.0: .*seed must be a whole number, got 'abc'"),
+            ("data", synthetic(size=8), "data.0: .*size must be a whole number of at least 16, got 8"),
+            ("data", synthetic(first=-1), "data.0: .*first .* got -1"),
+            ("data", synthetic(first=2**62), "data.0: .*at most 2.62"),
+            ("data", synthetic(negatives="x"), "data.0: .*negatives must be a number in .0, 1., got 'x'"),
+            ("data", synthetic(variety="half"), "data.0: .*variety must be one of full, .*got 'half'"),
+            ("data", synthetic(variety=["full"]), "data.0: .*variety must be one of full, .*got .'full'"),
+            ("data", synthetic(variety={"things": 2}), "data.0: .*variety: things must be .* got 2"),
+            ("data", synthetic(betas=["a"]), "data.0: .*betas must be a list of up to 10 numbers, got .'a'"),
+            ("data", synthetic(betas=[float("nan")]), "data.0: .*betas must be 10 finite numbers"),
+            ("training", {"learning_rate": 0}, "learning_rate must be above 0"),
+            ("training", {"learning_rate": -1.0e-3}, "learning_rate must be finite and not negative, got -0.001"),
+            ("training", {"learning_rate": float("nan")}, "learning_rate must be finite and not negative, got nan"),
             ("data", [{"name": "folder"}], "data.0.*--data folder=FOLDER"),
             ("data", [{"name": "imagenet", "root": "x"}], "imagenet"),
             ("data", [{"name": "freihand", "root": "x", "colour": 1}], "data.0.*colour"),

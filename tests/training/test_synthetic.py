@@ -114,6 +114,12 @@ def test_bad_arguments_are_refused():
         SyntheticHands(0, seed=1, size=64)
     with pytest.raises(ValueError, match="'gpu'"):
         SyntheticHands(1, seed=1, size=64, render="gpu")
+    for wrong in ({"length": 2.5}, {"length": "x"}, {"seed": "abc"}, {"size": 8}, {"first": -1}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ValueError, match=f"{name} must be a whole number.*got {value!r}"):
+            SyntheticHands(**{"length": 1, "seed": 1, "size": 64} | wrong)
+    with pytest.raises(ValueError, match="negatives must be a number in"):
+        SyntheticHands(1, seed=1, size=64, negatives=1.5)
     with pytest.raises(IndexError, match="5"):
         SyntheticHands(5, seed=1, size=64)[5]
 

@@ -28,6 +28,7 @@ from ...synthesis.variety import Variety, find_variety
 from ..augmentation import LUMINANCE, Augmentation, random_generator, to_tensor, warp
 from .boxes import keypoint_box, sample_box
 from .items import HandItems, Item
+from .rendering_options import check_series
 from .sample import HandSample
 
 GRIDS = (1, 2, 3)  # tiles a side
@@ -113,8 +114,9 @@ class HandScenes(HandItems):
         background_photos: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if length < 1 or size < 48 or size % 48:
-            raise ValueError(f"length must be at least 1 and size a multiple of 48, got {length}, {size}")
+        check_series(length, seed, size, first=0)
+        if size % 48:
+            raise ValueError(f"size must be a multiple of 48, got {size}")
         if len(grids) != len(GRIDS) or min(grids) < 0 or sum(grids) <= 0:
             raise ValueError(f"grids must be shares of scenes of 1, 4 and 9 tiles, got {grids}")
         if not 0 <= photo_share <= 1:

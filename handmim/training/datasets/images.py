@@ -13,10 +13,10 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,9 @@ from ...images import IMAGE_SUFFIXES, LoadedImage, load_image, load_reduced
 from .boxes import box_side, sample_box
 from .files import image_size, inside, load_lines, require, require_folder
 from .sample import HandReader
+
+if TYPE_CHECKING:
+    from ...synthesis.variety import Variety
 
 DEFAULT_SIZE = 256
 """Longest side of pictures that are handed out, pixels: a view of 224 px loses nothing."""
@@ -219,15 +222,37 @@ class SyntheticImages(ImageCollection):
         seed: Of the series.
         size: Side, pixels.
         first: Index of the first.
-        options: Further arguments of `handmim.synthesis.generate`, such as `negatives` and `variety`.
+        negatives: Share of pictures without a right hand, in place of the variety's.
+        variety: How much the pictures differ, see `handmim.synthesis.variety.find_variety`.
+        betas: Up to ten numbers, the shape of every hand; None: a random one for each.
+        options: Further arguments of `handmim.synthesis.generate`.
+
+    Raises:
+        DataError: A value of another type, or out of range.
     """
 
     name = "synthetic"
 
-    def __init__(self, length: int, seed: int = 0, size: int = DEFAULT_SIZE, first: int = 0, **options: Any) -> None:
-        if length < 1:
-            raise DataError(f"length of the synthetic pictures must be at least 1, got {length}")
-        self.length, self.seed, self.size, self.first, self.options = length, seed, size, first, options
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        size: int = DEFAULT_SIZE,
+        first: int = 0,
+        *,
+        negatives: float | None = None,
+        variety: Variety | str | Mapping[str, Any] = "full",
+        betas: Sequence[float] | None = None,
+        **options: Any,
+    ) -> None:
+        from .rendering_options import betas_of, check_series, variety_of
+
+        try:
+            check_series(length, seed, size, first)
+            self.options = options | {"variety": variety_of(variety, negatives), "betas": betas_of(betas)}
+        except ValueError as error:
+            raise DataError(f"synthetic pictures: {error}") from error
+        self.length, self.seed, self.size, self.first = length, seed, size, first
 
     def __len__(self) -> int:
         return self.length

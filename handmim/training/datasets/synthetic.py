@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...synthesis import generate
 from ...synthesis.photos import photo_tiles
-from ...synthesis.variety import find_variety
 from .items import HandItems, Item, join_batches
+from .rendering_options import check_series, variety_of
 
 # What the generator gives beside what forward takes.
 EXTRA_LABELS = ("mask", "visibility")
@@ -58,14 +58,13 @@ class SyntheticHands(HandItems):
         source: str = "synthetic",
     ) -> None:
         super().__init__()
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
+        check_series(length, seed, size, first)
         if render not in ("worker", "device"):
             raise ValueError(f"render must be 'worker' or 'device', got {render!r}")
         self.at_device, self.source = render == "device", source
         self.length, self.seed, self.size, self.first = length, seed, size, first
         self.labels, self.new_each_epoch = labels, new_each_epoch
-        self.options: dict[str, Any] = {"negatives": negatives, "variety": find_variety(variety)}
+        self.options: dict[str, Any] = {"variety": variety_of(variety, negatives)}
         if background_photos is not None:
             self.options["background_photos"] = photo_tiles(background_photos)
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fabricate_datasets.given import ListReader
 from PIL import Image
 
 from handmim.errors import DataError
 from handmim.images import LoadedImage
+from handmim.synthesis import generate
 from handmim.training.datasets import images as module
 from handmim.training.datasets.images import (
     CropImages,
@@ -23,6 +25,7 @@ from handmim.training.datasets.images import (
     open_images,
 )
 from handmim.training.datasets.sample import HandSample
+from handmim.training.pretraining_data import build_images
 
 
 def gradient(width: int, height: int) -> np.ndarray:
@@ -223,6 +226,15 @@ def test_joined_and_synthetic(tmp_path: Path) -> None:
     assert joined.describe(5) == "a.png"
     with pytest.raises(IndexError):
         joined[8]
+
+
+def test_rendered_pictures_vary_as_asked_for() -> None:
+    """`variety` and `betas` were no fields of a recipe, though the README tells of them."""
+    options = {"variety": {"base": "plain", "things": 0.5}, "betas": [2, -1.5], "negatives": 0.0}
+    images = build_images([{"name": "synthetic", "length": 2, "seed": 4, "size": 32, **options}])
+    betas = torch.tensor([2, -1.5] + 8 * [0.0])
+    expected = generate(4, range(2), size=32, **options | {"betas": betas}).images.numpy()
+    assert np.array_equal(np.stack(list(images)), expected)
 
 
 def test_open_images_says_what_there_is(tmp_path: Path) -> None:
