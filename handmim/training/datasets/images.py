@@ -389,9 +389,14 @@ def read_entry(entry: ImageEntry, size: int | None, box_scale: float) -> np.ndar
         return cut_square(_load(entry.path, extent, size), entry.box, size, box_scale)
     longest = 0 if size is None else max(image_size(entry.path)) if entry.path.is_file() else 0
     pixels = _load(entry.path, longest, size).pixels
-    if min(pixels.shape[:2]) < _SMALLEST:
-        raise ImageError(f"{entry.path} is too small: {pixels.shape[1]} x {pixels.shape[0]} px, less than {_SMALLEST}")
-    return pixels if size is None else shrink(pixels, size)
+    if size is not None:
+        pixels = shrink(pixels, size)
+    if min(pixels.shape[:2]) < _SMALLEST:  # of long and thin pictures, too, what is seen of them is too small
+        limit = "" if size is None else f" with its longer side at most {size}"
+        raise ImageError(
+            f"{entry.path} is too small: {pixels.shape[1]} x {pixels.shape[0]} px{limit}, less than {_SMALLEST}"
+        )
+    return pixels
 
 
 def _load(path: Path, extent: float, size: int | None) -> LoadedImage:

@@ -237,6 +237,17 @@ def test_rendered_pictures_vary_as_asked_for() -> None:
     assert np.array_equal(np.stack(list(images)), expected)
 
 
+def test_thin_pictures_are_too_small_once_shrunk(tmp_path: Path) -> None:
+    """Their lesser side was looked at before they were shrunk: 256 x 2 px were trained on."""
+    save(tmp_path / "thin.png", 3000, 20)
+    save(tmp_path / "wide.png", 3000, 200)
+    thin, wide = FolderImages(tmp_path).read_many([0, 1])
+    assert isinstance(thin, DataError)
+    assert "thin.png is too small: 256 x 2 px with its longer side at most 256" in str(thin)
+    assert wide.shape == (17, 256, 3)
+    assert FolderImages(tmp_path, size=None)[0].shape == (20, 3000, 3)
+
+
 def test_open_images_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'photos'"):
         open_images("photos", tmp_path)
