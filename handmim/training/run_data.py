@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..atomic_files import atomic_file
+from ..errors import HandMIMError
 from .datasets.crops import HandCrops
 from .datasets.hand_scenes import HandScenes, Photo
 from .datasets.images import CropImages, FolderImages, JoinedImages, ReaderImages
@@ -41,7 +42,11 @@ class Source(NamedTuple):
         """As it is kept: name, length, and the SHA-256 (16 hexadecimal digits) of the names that are looked at."""
         checksum = hashlib.sha256()
         for index in self.looked_at:
-            checksum.update(f"{self.name_of(index)}\n".encode("utf-8", "surrogatepass"))
+            try:
+                name = self.name_of(index)
+            except HandMIMError:  # whether a run passes over a broken sample is not decided here
+                name = "broken"
+            checksum.update(f"{name}\n".encode("utf-8", "surrogatepass"))
         return {"name": self.name, "length": self.length, "samples": checksum.hexdigest()[:16]}
 
 

@@ -12,6 +12,7 @@ from fabricate_datasets.folder import write_folder
 from PIL import Image
 from pretraining_miniature import tiny_recipe
 
+from handmim.errors import DataError
 from handmim.training.datasets.crops import HandCrops
 from handmim.training.datasets.folder import LabelledFolder
 from handmim.training.datasets.hand_scenes import HandScenes, Photo
@@ -21,7 +22,16 @@ from handmim.training.datasets.synthetic import SyntheticHands
 from handmim.training.datasets.view_pairs import ViewPairs
 from handmim.training.pretraining import pretrain
 from handmim.training.recipe import RecipeError
-from handmim.training.run_data import DATA_FILE, SPREAD, check_same_data, describe_run, keep_data, sources_of, spread
+from handmim.training.run_data import (
+    DATA_FILE,
+    SPREAD,
+    Source,
+    check_same_data,
+    describe_run,
+    keep_data,
+    sources_of,
+    spread,
+)
 
 ARGUMENTS = SimpleNamespace(seed=3, data_seed=None)
 
@@ -65,6 +75,15 @@ def test_the_data_of_every_kind_of_run_are_found(pictures: Path, tmp_path: Path)
     for dataset, found in expected.values():
         assert [(source.name, source.length) for source in sources_of(dataset)] == found
         assert all(len(record["samples"]) == 16 for record in records(dataset))
+
+
+def test_a_broken_sample_does_not_end_a_run_that_passes_over_it() -> None:
+    def name_of(index: int) -> str:
+        if index == 1:
+            raise DataError("its file of vertices is missing")
+        return str(index)
+
+    assert Source("folder", 3, name_of, range(3)).record()["length"] == 3
 
 
 @pytest.mark.parametrize("length", [1, 2, SPREAD, 130_240])
