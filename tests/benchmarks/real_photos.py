@@ -12,7 +12,7 @@ the picture cut to 2.2 times the box, the left hands mirrored (its best case), a
 card shows beside the report of the same samples: model_cards/sources/handmim-tiny-open/real-photos-comparison.json is
 of
 
-    --no-mean --no-boxes --tta --model embedded --detector whole-image open-fine open \
+    --no-mean --no-boxes --tta --model embedded --detector whole-image open-fast open \
         --mediapipe-python PYTHON
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--model", help="checkpoint folder or Hub id, or 'embedded'")
     parser.add_argument("--no-boxes", action="store_true", help="the model gets no boxes, sides and cameras")
-    detectors = "of --no-boxes: open, open-fine, whole-image, a folder"
+    detectors = "of --no-boxes: open, open-fine, open-fast, whole-image, a folder"
     parser.add_argument("--detector", nargs="+", default=["open"], help=detectors)
     parser.add_argument("--tta", action="store_true", help="further rows of the model, with test-time augmentation")
     parser.add_argument("--mediapipe-python", help="interpreter that has mediapipe <= 0.10.21")
@@ -180,7 +180,7 @@ def whole_picture_prediction(reader: Any, truth: Any, name: str, detector: str, 
             f"the better score: {sides}; in pictures with several hands another one than the labelled may be found, "
             "which counts as error 1."
         )
-    which = "fine detector" if detector == "open-fine" else "own detector"
+    which = {"open-fine": "fine detector", "open-fast": "fast detector"}.get(detector, "own detector")
     return {f"{shown(name, tta)}, {which}": prediction}, (
         f"With our {which} in place of boxes and sides{', and TTA,' if tta else ''} {sides}; a hand it misses "
         "counts as error 1."
